@@ -103,8 +103,8 @@ def refuse_unused_data(target: Target, data: str | Path | None, *, ranks: bool) 
     seen = target.precision.startswith("int8") or target.qat is not None
     seen = seen or target.budget.scope == "end_to_end" or target.exported_head == "nms"
     if ranks and not seen:
-        with options_of_command(None):
-            seen = importance == PruneSettings.importance or importance_named(importance).needs_batches
+        require_prunable(target, None)  # which says so of a criterion that is none
+        seen = importance == PruneSettings.importance or importance_named(importance).needs_batches
     if data is not None and not seen:
         ranked = f", and ranks channels by {importance}, which needs none" if ranks else ""
         raise TargetError(
