@@ -164,7 +164,7 @@ def require_training_arguments(target: Target, sections: Mapping[str, Training |
             try:
                 check(TrainSettings.of(section, imgsz=target.imgsz, seed=0, teacher=None))
             except TargetError as error:
-                raise TargetError(f"{name}: {error}") from error
+                raise TargetError(f"profile {target.name}: {name}: {error}") from error
 
 
 @options_of_command(None)

@@ -3,7 +3,7 @@ build before it begins, and by ``edgeprune targets show``, which needs none of t
 
 from __future__ import annotations
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.options import named
 from edgeprune.settings import PruneSettings
 from edgeprune.target import Target
@@ -23,8 +23,9 @@ def require_buildable(target: Target, *, pretrains: bool = True) -> None:
     """
     if target.levers == "auto" and (kind := target.budget.kind) != "latency_ms":
         raise TargetError(
-            f"levers: auto needs a budget in {named('latency_ms')}; seen: {named(kind)}, a ratio to a model whose "
-            "number format would change with it"
+            f"profile {target.name}: levers: auto needs a budget in latency_ms; seen: {kind} {target.budget.value:g}, "
+            "a ratio to a model whose number format would change with it; next: "
+            f"{named('latency_ms')} in its place, or levers: named"
         )
     if target.prune.importance != PruneSettings.importance:
         from edgeprune.search.inputs import require_prunable
@@ -45,7 +46,10 @@ def _require_trainings(target: Target, pretrains: bool) -> None:
     if target.finetune.distill and target.finetune.teacher is not None:
         from edgeprune.checkpoint import require_checkpoint
 
-        require_checkpoint(target.finetune.teacher)
+        try:
+            require_checkpoint(target.finetune.teacher)
+        except DataError as error:
+            raise type(error)(f"profile {target.name}: finetune.teacher: {error}") from error
 
 
 def _require_device(target: Target) -> None:
@@ -58,4 +62,4 @@ def _require_device(target: Target) -> None:
     try:
         runtime(target.runtime, device_of(target.device), target=target)
     except TargetError as error:
-        raise TargetError(f"device.host: {error}") from error
+        raise TargetError(f"device.host, or --device: {error}") from error

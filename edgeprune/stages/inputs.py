@@ -86,13 +86,13 @@ def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> No
         asked = section.train.get("single_cls") if section is not None else None
         if asked and dataset.nc > 1:
             raise TargetError(
-                f"{name}.train.single_cls: {weights} knows {dataset.nc} classes, "
+                f"profile {target.name}: {name}.train.single_cls: {weights} knows {dataset.nc} classes, "
                 "which a build holds against each other before and after; make it a model of one class first: "
                 "edgeprune finetune WEIGHTS --train single_cls=true"
             )
         if asked is False and dataset.one_class:
             raise TargetError(
-                f"{name}.train.single_cls: {weights} sees every object as of one class, "
+                f"profile {target.name}: {name}.train.single_cls: {weights} sees every object as of one class, "
                 "which a build holds against each other before and after; leave it out, or make it a model of several "
                 "first: edgeprune finetune WEIGHTS --train single_cls=false"
             )

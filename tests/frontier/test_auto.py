@@ -139,7 +139,10 @@ def test_levers_are_measured_by_one_build_of_a_folder_at_a_time(
 
 
 def test_a_ratio_and_a_model_description_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="levers: auto needs a budget in latency_ms; seen: speed_up"):
+    with pytest.raises(
+        TargetError,
+        match=r"^profile cpu: levers: auto needs a budget in latency_ms; seen: speed_up 1.*; next: latency_ms",
+    ):
         require_buildable(load_target("cpu").changed({"levers": "auto"}))
     given: Any = type("Inputs", (), {"weights": Weights(tmp_path / "m.yaml", "", "detect"), "dataset": None})()
     with pytest.raises(TargetError, match="needs a trained checkpoint"):

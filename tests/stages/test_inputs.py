@@ -54,13 +54,16 @@ def test_it_is_refused_before_the_first_stage(said: str, word: str, data: Path, 
 @pytest.mark.parametrize(
     ("said", "word"),
     [
-        ("prune: {importance: magic}", "unknown importance 'magic'"),
-        ("finetune: {train: {mosiac: 0.5}}", "finetune: train argument 'mosiac'"),
-        ("finetune: {train: {mosaic: much}}", "finetune: a train argument is wrong: .*mosaic"),
-        ("pretrain: {train: {bogus: 1}}", "pretrain: train argument 'bogus'"),
-        ("finetune: {teacher: larger.onnx}", "larger.onnx is not a .pt file"),
-        ("levers: auto", "levers: auto needs a budget in latency_ms"),
-        ("device: {kind: cuda, host: user@box}\nruntime: tensorrt", "device.host: runtime tensorrt .*user@box"),
+        ("prune: {importance: magic}", "profile profile: prune: unknown importance 'magic'"),
+        ("finetune: {train: {mosiac: 0.5}}", "profile profile: finetune: train argument 'mosiac'"),
+        ("finetune: {train: {mosaic: much}}", "profile profile: finetune: a train argument is wrong: .*mosaic"),
+        ("pretrain: {train: {bogus: 1}}", "profile profile: pretrain: train argument 'bogus'"),
+        ("finetune: {teacher: larger.onnx}", "profile profile: finetune.teacher: larger.onnx is not a .pt file"),
+        ("levers: auto", "profile profile: levers: auto needs .* latency_ms; seen: speed_up 1"),
+        (
+            "device: {kind: cuda, host: user@box}\nruntime: tensorrt",
+            "device.host, or --device: runtime .*user@box",
+        ),
     ],
 )
 def test_showing_a_profile_refuses_what_a_build_refuses_of_it_alone(
