@@ -260,6 +260,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
     from edgeprune.export.parity import compare_arrays
     from edgeprune.export.run import outputs_of_onnx
     from edgeprune.records.gates import agreement_gate, drop_gate, precision_gates
+    from edgeprune.samples.agreement import MOST_IMAGES
     from edgeprune.samples.gates import budget_gate
     from edgeprune.samples.statistics import value_of
     from edgeprune.stages.baseline import unpruned_words
@@ -288,7 +289,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         *energy_gates("engine", visit.energy),
         *precision_gates("engine", visit.precision, record.precision, target.device.dla_core),
         drop_gate(record.shipped_target, record.stages.baseline.facts, record.stages.engine.facts),
-        agreement_gate("engine", agreement),
+        agreement_gate("engine", agreement, f"over SSH (--device) up to {MOST_IMAGES} images are compared"),
     ]
     return [simulated_gate(gate) for gate in gates] if after.simulated else gates
 

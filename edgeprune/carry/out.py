@@ -36,6 +36,7 @@ from edgeprune.runtimes.trtexec_argv import (
     version_of,
     weakly_typed,
 )
+from edgeprune.samples.agreement import FIRST_LOOK
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
@@ -45,7 +46,7 @@ from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, part
 
 FOLDER = "device"
 CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one
-IMAGES = 16  # whose outputs go back: as many as two forms of a model are compared on
+IMAGES = FIRST_LOOK  # whose outputs go back: nobody is there to ask for more
 SCRIPT = """#!/bin/sh
 # Builds and measures on this board; see README.md one folder up, or docs/jetson.md of edgeprune.
 set -eu

@@ -300,7 +300,7 @@ def val_command(
     """Accuracy of any artifact by its own runtime, per class.
 
     By trtexec, a process an inference, it is that of the ONNX file, and some outputs of the engine are held against it:
-    exits 1 where fewer than 90 % of the detections agree, 5 where there are none.
+    exits 1 where surely fewer than 90 % of the detections agree, 5 where the images do not tell.
 
     Example:
       edgeprune val int8.onnx --data data.yaml --split test

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from edgeprune.export.metadata import ModelMetadata
+from edgeprune.samples.agreement import Counts
 
 CONFIDENCE = 0.25  # what Ultralytics' predictor shows a user, and what its embedded NMS keeps
 NMS_IOU = 0.7  # the exporter's and the predictor's default
@@ -178,9 +179,10 @@ def apply_nms(raw: np.ndarray, *, nc: int, task: str) -> np.ndarray:
 
 def detection_agreement(
     reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], layout: Layout
-) -> tuple[int, int, float]:
-    """Detections of both with a score of 0.25 or more, and the part of them that both have (Dice's coefficient): of a
-    class, with the same box, and with the same mask or keypoints where the task has them.
+) -> tuple[Counts, ...]:
+    """In each image the detections of both with a score of 0.25 or more, and those that both have: of a class, with the
+    same box, and with the same mask or keypoints where the task has them. For a classifier one each, in common where
+    the best class is the same. Of outputs that are no detections, none.
 
     Args:
         reference: outputs with the images on the first axis; for segmentation the prototypes are the second.
@@ -190,16 +192,15 @@ def detection_agreement(
     if layout.task == "classify":
         same = reference[0].argmax(axis=1) == candidate[0].argmax(axis=1)
         same &= np.isfinite(candidate[0]).all(axis=1)  # the largest of scores that are none is the first class's
-        return len(reference[0]), len(candidate[0]), float(same.mean())
+        return tuple(Counts(1, 1, int(one)) for one in same)
     if reference[0].ndim != 3 or not layout.nc:
-        return 0, 0, 1.0
+        return (Counts(0, 0, 0),) * len(reference[0])
     ours, theirs = (_detections(outputs[0], layout) for outputs in (reference, candidate))
-    common = 0
+    counts = []
     for image, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         prototypes = [outputs[1][image] for outputs in (reference, candidate) if len(outputs) > 1]
-        common += _count_common(a, b, layout, prototypes)
-    counts = sum(map(len, ours)), sum(map(len, theirs))
-    return counts[0], counts[1], 1.0 if not sum(counts) else 2 * common / sum(counts)
+        counts.append(Counts(len(a), len(b), _count_common(a, b, layout, prototypes)))
+    return tuple(counts)
 
 
 def _detections(output: np.ndarray, layout: Layout) -> list[np.ndarray]:

@@ -34,6 +34,7 @@ from edgeprune.options import named
 from edgeprune.reading import exists
 from edgeprune.runtimes.base import Runtime
 from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.samples.agreement import dice
 
 
 def parity(
@@ -149,10 +150,11 @@ def compare_arrays(
         max_abs_extra=differences.extra,
         unpaired=unpaired,
         reordered=reordered,
-        detections_reference=counts[0],
-        detections_candidate=counts[1],
-        detections_agreement=counts[2],
+        detections_reference=sum(one.reference for one in counts),
+        detections_candidate=sum(one.candidate for one in counts),
+        detections_agreement=dice(counts),
         rows=rows_of_lists,
+        by_image=counts,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeprune.input_size import DEFAULT_SIDE, Size, both_sides
+from edgeprune.samples.agreement import Counts, dice
 
 EXPORT_TOLERANCE = 1e-3  # pixels of a decoded box and units of a score, fp32 against fp32
 SIMPLIFY_TOLERANCE = 1e-4  # simplification rearranges, it does not approximate
@@ -52,6 +53,8 @@ class ParityInfo:
             same class and box, and the same mask or keypoints where the task has them. For a classifier, the part of
             images with the same best class.
         rows: rows of the sorted lists of both forms together; 0 for a raw head, and in records from before it was kept.
+        by_image: detections of the reference, of the candidate, and common, in each image; for a classifier one each.
+            Empty in records from before they were kept.
     """
 
     images: int
@@ -68,6 +71,28 @@ class ParityInfo:
     detections_candidate: int
     detections_agreement: float
     rows: int = 0
+    by_image: tuple[Counts, ...] = ()
+
+    def with_more(self, other: ParityInfo) -> ParityInfo:
+        """This comparison and that of the same two forms on further images, as one of all of them."""
+        images, by_image = self.images + other.images, (*self.by_image, *other.by_image)
+        return ParityInfo(
+            images=images,
+            task=self.task,
+            head=self.head,
+            max_abs=max(self.max_abs, other.max_abs),
+            mean_abs=(self.mean_abs * self.images + other.mean_abs * other.images) / images,
+            max_abs_box_px=max(self.max_abs_box_px, other.max_abs_box_px),
+            max_abs_score=max(self.max_abs_score, other.max_abs_score),
+            max_abs_extra=max(self.max_abs_extra, other.max_abs_extra),
+            unpaired=self.unpaired + other.unpaired,
+            reordered=self.reordered + other.reordered,
+            detections_reference=self.detections_reference + other.detections_reference,
+            detections_candidate=self.detections_candidate + other.detections_candidate,
+            detections_agreement=dice(by_image),
+            rows=self.rows + other.rows,
+            by_image=by_image,
+        )
 
     def beyond(self, tolerance: float, imgsz: Size) -> Excess:
         """The difference that comes nearest to its limit, or is the farthest beyond it.

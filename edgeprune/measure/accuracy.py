@@ -8,10 +8,12 @@ subtracted. Nothing is written but the user's cache (:mod:`edgeprune.dataset.lin
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.agreement import LOOKS, MOST_IMAGES, agreement_bounds
 from edgeprune.samples.average_precision import Detections, ImageScores
 from edgeprune.settings import Inference
 
@@ -72,6 +75,7 @@ def accuracy(
     threads: int = 0,
     per_image: Path | None = None,
     trust: bool = False,
+    confidence: float | None = None,
 ) -> Accuracy:
     """Measure an artifact.
 
@@ -92,6 +96,8 @@ def accuracy(
         per_image: file (.npz) for what was found in every image, as :func:`~edgeprune.measure.per_image.load_per_image`
             reads it; None keeps nothing.
         trust: load a checkpoint with foreign classes, and as in :meth:`Dataset.load`; both execute code.
+        confidence: least score of a detection that counts; Ultralytics' own for validation (0.001) when None. A graph
+            with NMS inside gives none below its own, whatever is asked.
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
@@ -116,7 +122,7 @@ def accuracy(
         dataset.say_trained_on(split)
         try:
             where = "cpu" if subject.exported else device
-            result, details = _validated(subject, dataset, split, workers, progress, where)
+            result, details = _validated(subject, dataset, split, workers, progress, where, confidence)
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
@@ -187,8 +193,7 @@ def judge_artifact(
     agreement = None
     if engine is not None and not by_engine:
         progress("comparing outputs on validation images")
-        images = compared_images(dataset, split, seed)
-        agreement = parity(onnx, engine, images, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
+        agreement = _agreement(runtime, onnx, engine, dataset, split, imgsz, seed)
     return ArtifactAccuracy(result, runtime.name if by_engine else GRAPH_RUNTIME, agreement)
 
 
@@ -204,6 +209,25 @@ def compare_outputs(site: Site, reference: Path, candidate: Path, dataset: Datas
     site.reporter.progress("comparing outputs on validation images")
     images = compared_images(dataset, site.target.accuracy.split, site.seed)
     return parity(reference, candidate, images, imgsz=site.target.imgsz)
+
+
+def _agreement(
+    runtime: Runtime, onnx: Path, engine: Path, dataset: Dataset, split: str, imgsz: Size | None, seed: int
+) -> ParityInfo:
+    """An engine held against its graph, on as many images as it takes to tell whether they agree."""
+    images = dataset.sample_images(dataset.judging_split(split), MOST_IMAGES, seed)
+    random.Random(seed).shuffle(images)  # the first of them are to stand for all of them
+    found: ParityInfo | None = None
+    for start, end in pairwise((0, *LOOKS)):
+        if not (part := images[start:end]):
+            break
+        further = parity(onnx, engine, part, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
+        found = further if found is None else found.with_more(further)
+        if agreement_bounds(found.by_image).decided:
+            break
+    if found is None:
+        raise DataError(f"{dataset.source}: split {dataset.judging_split(split)!r} has no images to compare outputs on")
+    return found
 
 
 def compared_images(dataset: Dataset, split: str, seed: int) -> list[Path]:
@@ -360,7 +384,13 @@ class _SessionModule(nn.Module):
 
 
 def _validated(
-    subject: Subject, dataset: Dataset, split: str, workers: int, progress: Progress, device: str | None
+    subject: Subject,
+    dataset: Dataset,
+    split: str,
+    workers: int,
+    progress: Progress,
+    device: str | None,
+    confidence: float | None,
 ) -> tuple[Accuracy, Detections | ImageScores]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
         validator = keep_per_image(at_size(family_for(subject.task).validator, subject.imgsz), subject.task)(
@@ -379,6 +409,7 @@ def _validated(
                 "save_json": False,
                 "val": False,  # else COCO's own names would start its external evaluator
                 "verbose": False,
+                "conf": confidence,
                 **head_arguments(end_to_end=subject.end_to_end),
             },
         )

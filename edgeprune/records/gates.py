@@ -23,6 +23,7 @@ from edgeprune.measure.result import ArtifactAccuracy
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import BaselineFacts, EngineFacts, PruneFacts, SimplifyFacts
 from edgeprune.runtimes.precision_truth import LEAST_ASKED, LEAST_SHARE, LEAVE_DLA, PrecisionShare
+from edgeprune.samples.agreement import MIN_AGREEMENT, MOST_IMAGES, agreement_bounds
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
@@ -36,10 +37,10 @@ from edgeprune.samples.gates import (
     simulated_gate,
     unpruned_gate,
 )
+from edgeprune.samples.statistics import confidence_text
+from edgeprune.samples.text import beside
 from edgeprune.target import Target
 
-MIN_AGREEMENT = 0.9
-"""Of an engine's detections with its ONNX's: other kernels round otherwise, which moves a few across the threshold."""
 METADATA_BYTES = 16 << 10  # room in a file that holds the same model: digests of its plan and shapes are in it
 NAMED = 3  # layers in a reason; the record has all of them
 SAME_SIZE = 0.01  # relative: TensorRT builds one graph twice into engines that differ by this
@@ -70,15 +71,36 @@ def parity_gate(stage: str, parity: ParityInfo, tolerance: float, imgsz: Size, a
     return gate
 
 
-def agreement_gate(stage: str, parity: ParityInfo) -> Gate:
-    """Whether an engine finds what its ONNX finds; where that finds nothing on the images, nothing is known."""
+def agreement_gate(stage: str, parity: ParityInfo, more: str = "") -> Gate:
+    """Whether an engine surely finds what its ONNX finds; where that finds nothing on the images, nothing is known.
+
+    Records from before images were counted one by one are held by their bare share, as they were when they were
+    written.
+
+    Args:
+        stage: the stage behind which the gate stands.
+        parity: of the engine's outputs with those of its graph.
+        more: how further images are come by, where fewer were compared than are at most.
+    """
     expected, images = parity.detections_reference, parity.images
-    reason = f"{expected} detections of the ONNX, {parity.detections_candidate} of the engine on {images} images"
-    gate = at_least_gate(stage, "agreement with the ONNX", parity.detections_agreement, MIN_AGREEMENT, "", reason)
+    seen = f"{expected} detections of the ONNX, {parity.detections_candidate} of the engine on {images} images"
+    gate = at_least_gate(stage, "agreement with the ONNX", parity.detections_agreement, MIN_AGREEMENT, "", seen)
     if expected == 0 and gate.verdict is Verdict.PASS:
         reason = f"the ONNX finds nothing on {images} images, so agreement says nothing; give a trained model"
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
-    return gate
+    if not parity.by_image or not parity.detections_agreement:
+        return gate
+    bounds = agreement_bounds(parity.by_image)
+    sure = f"with {confidence_text(bounds.confidence, 1)} confidence; {seen}"
+    if bounds.low >= MIN_AGREEMENT:
+        return replace(gate, verdict=Verdict.PASS, reason=f"at least {bounds.low:.3f} {sure}")
+    if bounds.high < MIN_AGREEMENT:
+        return replace(gate, verdict=Verdict.FAIL, reason=f"at most {beside(bounds.high, MIN_AGREEMENT)} {sure}")
+    advice = more or "a split with more images would tell (accuracy.split)"
+    if images >= MOST_IMAGES:
+        advice = "too near to the limit to tell: a plainer precision may agree better"
+    reason = f"between {bounds.low:.3f} and {bounds.high:.3f} {sure}; {advice}"
+    return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 
 def precision_gate(stage: str, share: PrecisionShare, precision: str) -> Gate:

@@ -17,7 +17,7 @@ from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import value_of
 from edgeprune.stages.acceptance import acceptance_gates
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of
-from edgeprune.stages.export import judging_split_input
+from edgeprune.stages.export import agreement_inputs, judging_split_input
 from edgeprune.stages.unpruned import accuracy_as_exported
 from edgeprune.target import Target
 from edgeprune.workspace import Key, Record
@@ -40,19 +40,13 @@ def _inputs(build: Build) -> Mapping[str, Any]:
         **source_inputs(build),
         "params": {
             **compiling.graph_inputs(build.target, build.dataset, build.site.seed),
-            **_agreement_inputs(build),
+            **agreement_inputs(build),
             **compiling.engine_inputs(build.site),
             "data": build.dataset.digest,
             "split": judging_split_input(build),
             "trained_imgsz": _other_size(build),
         },
     }
-
-
-def _agreement_inputs(build: Build) -> dict[str, object]:
-    """The seed, where images are drawn by it: those on which an engine is compared with its graph."""
-    compared = build.site.usable and not build.site.runtime.fit_for_dataset
-    return {"seed": build.site.seed} if compared else {}
 
 
 def _other_size(build: Build) -> Size | None:

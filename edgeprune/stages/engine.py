@@ -24,7 +24,7 @@ from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
 from edgeprune.stages.energy import by_role, energy_gates, measure_energy
-from edgeprune.stages.export import images_inputs
+from edgeprune.stages.export import agreement_inputs, images_inputs
 from edgeprune.stages.precision import engine_precision
 from edgeprune.stages.prune import met_unpruned
 from edgeprune.stages.unpruned import compile_unpruned, shipped_site, unpruned_engine, unpruned_inputs
@@ -86,6 +86,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "imgsz": build.target.imgsz,
             "batch": build.target.batch,
             **images_inputs(build),
+            **agreement_inputs(build),
             **_lint_inputs(build),
         },
         **unpruned_inputs(build),

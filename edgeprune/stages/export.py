@@ -10,6 +10,7 @@ from edgeprune.export.result import EXPORT_TOLERANCE
 from edgeprune.measure import compiling
 from edgeprune.records.facts import ExportFacts, PruneFacts
 from edgeprune.records.gates import parity_gate
+from edgeprune.samples.agreement import MOST_IMAGES
 from edgeprune.stages.base import Build, Judgement, Output, Stage
 from edgeprune.stages.finetune import record_to_ship
 from edgeprune.workspace import Key, Record
@@ -18,6 +19,12 @@ from edgeprune.workspace import Key, Record
 def images_inputs(build: Build) -> dict[str, object]:
     """Key entries of the images that two forms of a model are compared on."""
     return {"data": build.dataset.digest, "split": judging_split_input(build), "seed": build.site.seed}
+
+
+def agreement_inputs(build: Build) -> dict[str, object]:
+    """Key entries of the images that an engine is compared with its graph on, where its own accuracy is not told."""
+    compared = build.site.usable and not build.site.runtime.fit_for_dataset
+    return {"seed": build.site.seed, "compared": MOST_IMAGES} if compared else {}
 
 
 def judging_split_input(build: Build) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edgeprune.export.detections import Layout, _mask_iou, detection_agreement, 
 from edgeprune.export.parity import compare_arrays
 from edgeprune.export.result import EXPORT_TOLERANCE, SIMPLIFY_TOLERANCE
 from edgeprune.records.gates import agreement_gate, parity_gate
+from edgeprune.samples.agreement import FIRST_LOOK, Counts, dice
 from edgeprune.samples.gates import Gate, Verdict
 
 END_TO_END = Layout("detect", "end-to-end", 3)
@@ -194,9 +196,25 @@ def test_agreement_counts_common_detections_both_ways():
     rows[0, :4] = [[0, 0, 10, 10, 0.9, 0], [50, 50, 90, 90, 0.8, 1], [5, 60, 30, 90, 0.6, 2], [0, 0, 5, 5, 0.1, 0]]
     other = rows.copy()
     other[0, 1, :4] += 40  # far away now
-    assert detection_agreement([rows], [other], END_TO_END) == (3, 3, pytest.approx(4 / 6))
-    assert detection_agreement([rows], [np.zeros_like(rows)], END_TO_END) == (3, 0, 0.0)
-    assert detection_agreement([np.zeros_like(rows)], [np.zeros_like(rows)], END_TO_END) == (0, 0, 1.0)
+    nothing = np.zeros_like(rows)
+    for ours, theirs, counts, share in (
+        (rows, other, Counts(3, 3, 2), 4 / 6),
+        (rows, nothing, Counts(3, 0, 0), 0.0),
+        (nothing, nothing, Counts(0, 0, 0), 1.0),
+    ):
+        found = detection_agreement([ours], [theirs], END_TO_END)
+        assert found == (counts,) and dice(found) == pytest.approx(share)
+
+
+def test_images_that_are_compared_later_count_as_if_they_had_been_compared_at_once():
+    rng = np.random.default_rng(5)
+    ours = np.concatenate([sorted_rows(rng, 20)[None] for _ in range(5)])
+    theirs = ours + rng.normal(0, 0.01, ours.shape) * (np.arange(6) < 5)
+    apart = [compare_arrays([ours[part]], [theirs[part]], END_TO_END) for part in (slice(0, 2), slice(2, 5))]
+    whole = compare_arrays([ours], [theirs], END_TO_END)
+    merged = apart[0].with_more(apart[1])
+    assert replace(merged, mean_abs=0.0) == replace(whole, mean_abs=0.0)
+    assert merged.mean_abs == pytest.approx(whole.mean_abs, rel=0.05) and len(merged.by_image) == 5
 
 
 def test_a_classifier_agrees_where_the_best_class_is_the_same():
@@ -331,7 +349,7 @@ def test_the_masks_are_ultralytics_own():
 
 
 def test_the_gate_of_an_engine_fails_where_masks_or_keypoints_are_lost():
-    outputs = with_masks()
+    outputs = [np.concatenate([output] * FIRST_LOOK) for output in with_masks()]
     broken = [output.copy() for output in outputs]
     zero_everything(broken)
     assert agreement_gate("engine", compare_arrays(outputs, outputs, SEGMENT)).verdict is Verdict.PASS

@@ -20,6 +20,7 @@ from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import require_precision
 from edgeprune.runtimes.precision_truth import precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
+from edgeprune.samples.agreement import Counts, dice
 from edgeprune.samples.gates import Verdict
 from edgeprune.stages.precision import engine_precision
 from tests.records.sample import PARITY, build_record
@@ -162,7 +163,33 @@ def test_an_engine_must_find_what_its_onnx_finds(agreement, seen, verdict, words
     parity = replace(
         PARITY, detections_agreement=agreement, detections_reference=seen, detections_candidate=max(seen - 1, 0)
     )
-    gate = agreement_gate("engine", parity)
+    gate = agreement_gate("engine", parity)  # of a record from before images were counted one by one
+    assert gate.verdict is verdict and words in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("images", "detections", "common", "more", "verdict", "words"),
+    [
+        (32, 20, 19, "", Verdict.PASS, "at least 0.9"),
+        (32, 20, 17, "", Verdict.FAIL, "at most 0.8"),
+        (32, 1, 1, "", Verdict.PASS, "with 96.5% confidence; 32 detections of the ONNX, 32 of the engine on 32 images"),
+        (16, 1, 1, "", Verdict.INCONCLUSIVE, "a split with more images would tell (accuracy.split)"),
+        (16, 1, 1, "over SSH more", Verdict.INCONCLUSIVE, "; over SSH more"),
+        (128, 10, 9, "over SSH more", Verdict.INCONCLUSIVE, "too near to the limit to tell"),
+        (1, 3, 0, "", Verdict.FAIL, "0 is less than 0.9"),
+    ],
+)
+def test_a_share_is_held_by_its_bounds(images, detections, common, more, verdict, words):
+    counts = (Counts(detections, detections, common),) * images
+    found = replace(
+        PARITY,
+        images=images,
+        detections_reference=images * detections,
+        detections_candidate=images * detections,
+        detections_agreement=dice(counts),
+        by_image=counts,
+    )
+    gate = agreement_gate("engine", found, more)
     assert gate.verdict is verdict and words in gate.reason
 
 
