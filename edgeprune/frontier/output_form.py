@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
+from edgeprune.export.detections import CONFIDENCE
 from edgeprune.frontier.choose import HARMLESS, loss
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.pruning.heads import has_end_to_end_head, has_one_to_many_head, ships_end_to_end
@@ -82,7 +83,8 @@ def choose_output(
     if target.budget.scope != "end_to_end":
         why = "another one is chosen with budget.scope: end_to_end alone, since the time of the model leaves out what"
         return OutputForm({}, f"Output form: {asked[0].name}, not measured; {why} follows the model.")
-    found = screener(site, asked, {weights: source}, dataset, folder, keep)
+    # NMS in the graph cuts at its own confidence: what the others find below it, no user of any form sees
+    found = screener(site, asked, {weights: source}, dataset, folder, keep, confidence=CONFIDENCE)
     best, why = fastest(found.screened)
     refused = "".join(f"; {name} does not run here: {reason}" for name, reason in found.refused.items())
     return OutputForm(best.form.keys, f"Output form: {why}{refused}.", found.screened)
@@ -109,7 +111,7 @@ def fastest(screened: tuple[Screened, ...]) -> tuple[Screened, str]:
         )
     else:
         why = f"the fastest from frame to boxes, ×{best.speed_up:.2f}, for at most {HARMLESS:g} of the accuracy"
-    return best, f"{best.form.name}, {why} ({told}; without training)"
+    return best, f"{best.form.name}, {why} ({told}; without training, of what scores {CONFIDENCE:g} or more)"
 
 
 def _stated(target: Target) -> str:

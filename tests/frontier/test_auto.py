@@ -63,7 +63,7 @@ def test_a_build_goes_on_with_the_format_that_was_chosen(tmp_path: Path) -> None
     asked = target(6.0)
     site = stand_in_site(asked, StandIn(1.0, 0.0), Silent())
 
-    def screener(site: Any, given: Any, *_: Any) -> Screening:
+    def screener(site: Any, given: Any, *_: Any, **__: Any) -> Screening:
         assert all("size" not in form.levers for form in given)
         return Screening(screened(asked, 2.0, 0.0), {})
 
@@ -78,7 +78,7 @@ def test_from_frame_to_boxes_a_build_takes_the_output_form_that_was_measured(tmp
     asked = target(6.0).changed({"budget.scope": "end_to_end"})
     checkpoint.save(YOLO("yolov8n.yaml").model, tmp_path / "n.pt")  # pyright: ignore[reportArgumentType]
 
-    def screener(site: Any, given: Any, *_: Any) -> Screening:
+    def screener(site: Any, given: Any, *_: Any, **__: Any) -> Screening:
         if given[1].levers == ("output",):
             own, nms = given
             return Screening((Screened(own, 10, 1.0, 0.5, 1), Screened(nms, 8, 1.25, 0.495, 1)), {})

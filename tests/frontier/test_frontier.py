@@ -153,7 +153,7 @@ def test_the_sizes_that_are_screened_are_of_the_stride_of_the_checkpoint(
 ) -> None:
     asked: list[Form] = []
 
-    def screener(site: Any, given: Any, *_: Any) -> Screening:
+    def screener(site: Any, given: Any, *_: Any, **__: Any) -> Screening:
         asked.extend(given)
         raise StageError("seen")
 

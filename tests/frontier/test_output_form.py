@@ -114,7 +114,7 @@ def test_forms_are_timed_in_one_run_and_what_does_not_run_is_named(given: tuple[
     assert len(runtime.timed) == 1 and len(runtime.timed[0]) == 2
     assert found.keys == {} and "no other one is ×1.02" in found.why
 
-    def refusing(site: Any, forms: Any, *_: Any) -> Screening:
+    def refusing(site: Any, forms: Any, *_: Any, **__: Any) -> Screening:
         return Screening(screened(("raw head", 1.0, 0.5)), {forms[1].name: "no such operator"})
 
     told = choose_output(site, loaded, "new", dataset, tmp_path / "work", None, refusing)

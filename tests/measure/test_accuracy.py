@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from edgeprune.errors import DataError, TargetError
+from edgeprune.export.detections import CONFIDENCE
 from edgeprune.export.graph import load_graph, metadata_of, save_graph
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.accuracy import accuracy
@@ -200,3 +201,15 @@ def test_an_export_without_metadata_must_be_told(v8, bccd, tmp_path):
     with pytest.raises(DataError, match="names, task, stride; give metadata"):
         accuracy(tmp_path / "bare.onnx", data=bccd)
     assert accuracy(tmp_path / "bare.onnx", data=bccd, metadata=told).map50_95 > 0.4
+
+
+def test_nms_inside_loses_nothing_of_what_scores_as_much_as_it_asks_for(v8, bccd, tmp_path):
+    """By all detections it seems to: a graph with NMS inside gives none below its own confidence."""
+    inside = tmp_path / "nms.onnx"
+    onnx_from_checkpoint(v8[0], inside, imgsz=320, head="nms")
+    every, shown = (
+        [accuracy(path, data=bccd, confidence=confidence).map50_95 for path in (v8[1], inside)]
+        for confidence in (None, CONFIDENCE)
+    )
+    assert every[0] - every[1] > 0.005
+    assert shown[0] == pytest.approx(shown[1], abs=0.002) and shown[1] == pytest.approx(every[1], abs=1e-6)

@@ -89,6 +89,27 @@ def test_the_faster_one_that_holds_the_accuracy_ships(
     assert f"×{choice.gain:.3f}" in choice.reason
 
 
+@pytest.mark.parametrize(("moved", "looks", "ships"), [(0, 1, "fp32"), (1, 2, "fp32"), (9, 3, "int8")])
+def test_a_run_that_other_work_moved_is_measured_again_and_decides_nothing(
+    case: Any, monkeypatch: pytest.MonkeyPatch, moved: int, looks: int, ships: str
+) -> None:
+    """Here INT8 is slower, so that a quiet run ships FP32."""
+    efforts: list[float] = []
+    pair = precision_choice.latency.measure_pair
+
+    def measured(*given: Any, effort: float, **named: Any) -> Any:
+        efforts.append(effort)
+        return pair(*given, effort=effort, **named)
+
+    monkeypatch.setattr(precision_choice.latency, "measure_pair", measured)
+    monkeypatch.setattr(precision_choice.latency, "wait_before_again", lambda site: None)
+    words = "other work ran on the machine"
+    monkeypatch.setattr(precision_choice, "moved_reason", lambda *_: words if len(efforts) <= moved else "")
+    choice, *_ = case(0.8, 0.55, 0.56, **{"measure.retries": 2})
+    assert choice.shipped == ships and efforts == [1.0, 2.0, 4.0][:looks]
+    assert (words in choice.reason) is (ships == "int8")
+
+
 def test_a_profile_may_keep_its_precision_and_others_are_not_asked(case: Any) -> None:
     assert case(0.8, 0.55, 0.56, keep_precision=True)[0] is None
     assert case(0.8, 0.55, 0.56, precision="fp32")[0] is None
