@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,6 +16,8 @@ from edgeprune.errors import TargetError
 PLOTS = (".html", ".png", ".svg", ".pdf")
 BEST = "best.pt"
 """What a training leaves in its folder."""
+TRAINING = ".training"
+"""Folder of its epochs there, with which the same command goes on."""
 STDOUT = "-"
 """As the path of a file: what would be written there is printed."""
 
@@ -78,7 +81,7 @@ def output_file(path: Path | None) -> Path | None:
         raise TargetError(f"{path}: is a device or a pipe; give the path of a file")
     output_folder(path.parent)
     if not folder.is_dir():
-        raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {folder}")
+        raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {shlex.quote(str(folder))}")
     if not os.access(folder, os.W_OK):
         raise TargetError(f"{path}: the folder {folder} is not writable; give another")
     return path
@@ -140,6 +143,23 @@ def output_folder(path: Path | None) -> Path | None:
     return path
 
 
+def output_training(path: Path | None) -> Path | None:
+    """A folder that a training leaves its ``best.pt`` in, as a callback of its option; gives it back.
+
+    Raises:
+        TargetError: as :func:`output_folder`, or another program's training left a ``best.pt`` there.
+    """
+    output_folder(path)
+    if path is not None and (path / BEST).exists() and not (path / TRAINING).is_dir():
+        raise TargetError(
+            f"{path}: has a {BEST} that no training of edgeprune left (no {TRAINING} beside it), and this one would "
+            "replace it; give another folder, or move it away"
+        )
+    return path
+
+
+FOLDER_CHECKS = (output_folder, output_training)
+"""Callbacks of options that name a folder to make or to go on in."""
 FILE_CHECKS = (
     output_file,
     output_file_or_stdout,

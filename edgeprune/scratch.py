@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -23,6 +24,8 @@ from edgeprune.workspace import user_cache
 LONGEST_PATH = 72  # bytes: multiprocessing and ssh put sockets below, whose paths have at most 104
 LOCK = ".lock"
 """File in a folder of one process, which holds its lock for as long as it needs the folder."""
+OWN_NAME = re.compile(r"\d+-[0-9a-f]{4}")
+"""Of such a folder. The cache may be any folder that somebody named, with folders of theirs in its ``tmp``."""
 
 _in_use: list[Path] = []
 
@@ -55,7 +58,7 @@ def _own_folder(stack: contextlib.ExitStack) -> Path | None:
         if folder in shared and not _is_ours_alone(folder.parent):
             return None
         with locked(folder.parent / LOCK, wait=True):  # between a folder and its lock nobody sweeps
-            sweep(folder.parent.iterdir())
+            sweep(one for one in folder.parent.iterdir() if OWN_NAME.fullmatch(one.name))
             folder.mkdir(mode=0o700)
             lock = _lock(folder / LOCK, wait=False)
         stack.callback(lock.close)
@@ -73,9 +76,10 @@ def _is_ours_alone(folder: Path) -> bool:
 
 
 def sweep(folders: Iterable[Path]) -> None:
-    """Remove the folders whose lock no process holds any more."""
+    """Remove the folders whose lock no process holds any more. What has no lock was not made by edgeprune, or on a file
+    system without locks: nobody knows whose it is."""
     for folder in folders:
-        if folder.is_dir() and not folder.is_symlink():
+        if folder.is_dir() and not folder.is_symlink() and (folder / LOCK).is_file():
             with contextlib.suppress(OSError), locked(folder / LOCK, wait=False):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Generator, Mapping
@@ -28,9 +29,12 @@ RECORD = "record.json"
 LOG = "log.txt"
 LAST_LOG = "failed.log"
 REASON = "reason.txt"
+REASON_LETTERS = 900  # of a reason that are kept: the next command stands at its end
 STATE = "state.json"
 LOCK = ".lock"
+BUILD = "build"
 BUNDLE = "bundle"
+BUILD_RECORD = "build.json"
 OLD_BUNDLE = ".bundle-old"
 """Where the bundle lies while the one that takes its place is moved there; never named as what may be cleared."""
 FAILED = "failed"
@@ -164,7 +168,7 @@ class Workspace:
         try:
             yield folder
         except Exception as error:
-            self._keep_logs(folder, self.failed_logs(key), _log_of(error), first_line(error))
+            self._keep_logs(folder, self.failed_logs(key), _log_of(error), first_line(error, REASON_LETTERS))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -238,7 +242,8 @@ class Workspace:
         was written there for a month; whoever goes back to the settings of before goes on with what is younger."""
         names = {key.folder_name for key in keys}
         for place in (self.root / SCRATCH, self.root / FAILED):
-            for folder in place.iterdir() if place.is_dir() else ():
+            # nothing but what edgeprune named: a folder of somebody else's may be called so too
+            for folder in filter(_is_ours, place.iterdir() if place.is_dir() else ()):
                 with contextlib.suppress(OSError):
                     if folder.name not in names and time.time() - _written(folder) > KEPT_S:
                         shutil.rmtree(folder, ignore_errors=True)
@@ -258,6 +263,10 @@ class Workspace:
             return None
         _, folder, other = max(others, key=lambda entry: entry[0])
         return folder, other
+
+
+def _is_ours(folder: Path) -> bool:
+    return re.fullmatch(r"[a-z]+-[0-9a-f]{12}", folder.name) is not None
 
 
 def _written(folder: Path) -> float:
@@ -282,8 +291,22 @@ def has_finished_stage(root: Path) -> bool:
     return any(root.glob(f"*/{RECORD}"))
 
 
+def _refuse_foreign_bundle(root: Path) -> None:
+    """Refuse a folder whose ``bundle`` edgeprune did not write: a finished build puts its own in that place.
+
+    Raises:
+        TargetError: there is one, without a record of a build.
+    """
+    bundle = root / BUNDLE
+    if bundle.exists() and not (bundle / BUILD_RECORD).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
+        raise TargetError(
+            f"{root}: has a {BUNDLE!r} that no build of edgeprune wrote (no {BUILD_RECORD} in it), and a build would "
+            "replace it; give another folder: --out DIRECTORY"
+        )
+
+
 @contextlib.contextmanager
-def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None, None]:
+def open_workspace(root: Path, work: str = BUILD) -> Generator[Workspace, None, None]:
     """Create a run directory if need be, hold its lock, and clear what a stopped build left half done; a bundle that
     was being replaced when it stopped is put back.
 
@@ -292,9 +315,12 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
         work: one word for what is done in it, told to whoever comes meanwhile.
 
     Raises:
-        TargetError: the directory cannot be written, or its file system has no locks.
+        TargetError: the directory cannot be written, its file system has no locks, or it has a ``bundle`` that is none
+            of edgeprune's.
         StageError: another process holds it.
     """
+    if work == BUILD:
+        _refuse_foreign_bundle(root)
     lock = root / LOCK
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -321,8 +347,9 @@ def open_workspace(root: Path, work: str = "build") -> Generator[Workspace, None
             os.write(handle.fileno(), f"{work} {os.getpid()}".encode())
         _held.add(handle)
         try:
-            for leftover in root.glob(".partial-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in root.glob(".partial-*-*"):
+                if re.fullmatch(r"\.partial-([a-z]+-[0-9a-f]{12}|bundle)-\d+", leftover.name):
+                    shutil.rmtree(leftover, ignore_errors=True)
             for folder in (root, *(one for one in root.iterdir() if one.is_dir() and not one.is_symlink())):
                 with contextlib.suppress(OSError):
                     remove_unfinished(folder)
@@ -392,7 +419,7 @@ def last_failure(root: Path) -> str:
         if run is not None:
             failed = root / FAILED / run.folder
             logs = f" (its log: {failed})" if has_logs(failed) else ""
-            return f"stage {run.stage} failed: {(failed / REASON).read_text(encoding='utf-8')}{logs}"
+            return f"stage {run.stage} failed{logs}: {(failed / REASON).read_text(encoding='utf-8')}"
     return ""
 
 

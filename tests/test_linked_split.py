@@ -265,15 +265,17 @@ def test_a_copy_of_a_dataset_with_a_relative_list_is_judged_on_its_own_labels(tm
 
 
 def test_folders_that_nothing_uses_are_swept(tmp_path, cache):
-    old = cache / "datasets" / "old"
-    old.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    names = ("0" * 24, f"data-{'1' * 24}", f"hashes-{'2' * 24}", f".partial-{'3' * 24}-{'4' * 8}")
+    old, others = ([cache / "datasets" / name for name in some] for some in (names, ("coco", "data-of-mine")))
+    for folder in (*old, *others):  # the cache may be any folder, in which somebody keeps data sets
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
     Dataset.load(written(tmp_path / "d"))
-    assert not old.exists()
+    assert not any(folder.exists() for folder in old) and all(folder.exists() for folder in others)
 
 
 def test_another_process_that_links_at_the_same_time_is_no_error(tmp_path, cache, monkeypatch):
-    gone, entries, renamed = cache / "datasets" / ".partial-gone-1", Path.iterdir, Path.replace
+    gone, entries, renamed = cache / "datasets" / f".partial-{'0' * 24}-{'1' * 8}", Path.iterdir, Path.replace
 
     def with_one_that_goes(folder):
         return iter([*entries(folder), *([gone] if folder == gone.parent else [])])

@@ -24,12 +24,15 @@ from docs.pages import commands
 from edgeprune.artifact import write_atomically
 from edgeprune.cli import _run as program
 from edgeprune.cli import app
+from edgeprune.cli.deploy import _refuse_others
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.input_size import taken_size
 from edgeprune.options import (
     FILE_CHECKS,
+    FOLDER_CHECKS,
     OUT,
+    TRAINING,
     command_line,
     output_checkpoint,
     output_figure,
@@ -40,6 +43,7 @@ from edgeprune.options import (
     output_json,
     output_page_or_stdout,
     output_plot,
+    output_training,
 )
 
 ENDINGS = {
@@ -62,6 +66,7 @@ ENDINGS = {
         (output_file, "pipe", "a device or a pipe"),
         (output_plot, "loss.docx", ".png, .svg, .pdf"),
         (output_plot, "missing/loss.png", "mkdir -p"),
+        (output_file, "my runs/model.pt", "my runs'"),
         (output_figure, "layers.png", "a figure ends in .svg, .html"),
         (output_checkpoint, "p.onnx", "a checkpoint ends in .pt"),
         (output_graph, "x.pt", "an ONNX graph ends in .onnx"),
@@ -158,7 +163,7 @@ def other_words(option: OptionInfo, needed: Sequence[str]) -> tuple[str, list[st
     return flag, [part for at, part in enumerate(needed) if flag not in (part, *needed[max(0, at - 1) : at])]
 
 
-FILES, FOLDERS = FILE_CHECKS, (output_folder,)
+FILES, FOLDERS = FILE_CHECKS, FOLDER_CHECKS
 WRITTEN = [
     (command.split(), needed, info)
     for command, needed, kind, info in options(app)
@@ -439,3 +444,26 @@ def test_a_side_that_fits_is_given_back(side: int, stride: int, task: str) -> No
 def test_a_side_that_does_not_fit_names_the_nearest(side: int, stride: int, task: str, near: int) -> None:
     with pytest.raises(TargetError, match=f"imgsz {side} is no multiple of the model's stride {stride}; use {near}$"):
         taken_size(side, stride, task)
+
+
+def test_the_best_weights_of_another_training_are_not_replaced(tmp_path):
+    out = tmp_path / "train" / "weights"
+    out.mkdir(parents=True)
+    (out / "best.pt").write_bytes(b"hours")
+    given = [str(tmp_path / "pruned.pt"), "--data", "none.yaml", "--out", str(out)]
+    for command in ("finetune", "sparsify", "qat", "iterate"):
+        more = ["--macs-speed-up", "1.5"] if command == "iterate" else []
+        ended = CliRunner().invoke(app, [command, *given, *more])
+        assert isinstance(ended.exception, TargetError) and "no training of edgeprune left" in str(ended.exception)
+    assert (out / "best.pt").read_bytes() == b"hours"
+    (out / TRAINING).mkdir()
+    assert output_training(out) == out
+
+
+def test_deepstream_s_files_replace_none_of_somebody_else(tmp_path):
+    for name in ("Makefile", "README.md"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(TargetError, match=r"has Makefile, README.md, and no config_infer_primary.txt.*-o FOLDER"):
+        _refuse_others(tmp_path, ["config_infer_primary.txt", "Makefile", "README.md"], "config_infer_primary.txt")
+    (tmp_path / "config_infer_primary.txt").touch()
+    _refuse_others(tmp_path, ["config_infer_primary.txt", "Makefile"], "config_infer_primary.txt")

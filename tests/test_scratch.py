@@ -52,6 +52,11 @@ def living() -> tuple[subprocess.Popen[str], Path]:
 
 def test_the_next_start_removes_what_a_killed_process_left_and_nothing_else(cache: Path) -> None:
     (killed, left), (alive, used) = living(), living()
+    others = [cache / "tmp" / name for name in ("mine", "12-abcd", "12-abcde")]  # the cache may be any folder
+    for other in others:
+        other.mkdir()
+        (other / "thesis.txt").touch()
+    (others[-1] / ".lock").touch()
     try:
         assert left.is_relative_to(cache / "tmp") and used.is_relative_to(cache / "tmp")
         killed.send_signal(signal.SIGKILL)
@@ -64,7 +69,8 @@ def test_the_next_start_removes_what_a_killed_process_left_and_nothing_else(cach
         for process in (killed, alive):
             process.communicate()
     assert not used.exists(), "a process that ends cleans up itself"
-    assert [path.name for path in (cache / "tmp").iterdir()] == [".lock"]
+    assert all((other / "thesis.txt").is_file() for other in others)
+    assert {path.name for path in (cache / "tmp").iterdir()} == {".lock", *(other.name for other in others)}
 
 
 def test_libraries_and_children_use_it_and_afterwards_all_is_as_before(

@@ -143,9 +143,10 @@ def test_the_log_of_what_failed_stays_where_its_folder_is_gone(tmp_path: Path) -
 def test_leftovers_of_a_killed_build_are_cleared_but_scratch_stays(tmp_path: Path) -> None:
     with open_workspace(tmp_path) as workspace:
         (workspace.scratch(KEY) / "last.pt").write_text("epoch 3")
-        (tmp_path / ".partial-export-123-9").mkdir()
+        (tmp_path / f".partial-{KEY.folder_name}-9").mkdir()
+        (tmp_path / ".partial-upload").mkdir()
     with open_workspace(tmp_path) as workspace:
-        assert not list(tmp_path.glob(".partial-*"))
+        assert [path.name for path in tmp_path.glob(".partial-*")] == [".partial-upload"], "what is not ours stays"
         assert (workspace.scratch(KEY) / "last.pt").read_text() == "epoch 3"
         publish(workspace)
         assert not list((tmp_path / ".scratch").glob("*/*"))
@@ -210,6 +211,26 @@ def test_a_record_is_plain_json(tmp_path: Path) -> None:
     assert content["stage"] == "export"
     assert content["artifacts"]["onnx"]["file"] == "model.onnx"
     assert Workspace(tmp_path / "nowhere").find(KEY, Nodes) is None
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "empty"])
+def test_a_bundle_of_somebody_else_is_not_replaced(tmp_path: Path, form: str) -> None:
+    if form == "file":
+        (tmp_path / BUNDLE).write_text("mine")
+    else:
+        (tmp_path / BUNDLE).mkdir()
+    if form == "folder":
+        (tmp_path / BUNDLE / "app.js").write_text("mine")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    if form == "empty":
+        with open_workspace(tmp_path):
+            return
+    with pytest.raises(TargetError, match=r"has a 'bundle' that no build of edgeprune wrote.*--out DIRECTORY"):
+        with open_workspace(tmp_path):
+            pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    with open_workspace(tmp_path, "sweep"):  # which writes none
+        pass
 
 
 @pytest.mark.parametrize("stopped", ["before the new one", "behind the new one"])
@@ -325,6 +346,10 @@ def test_a_finished_build_removes_what_was_left_a_month_ago_by_stages_that_it_ha
                 for path in (file, file.parent, file.parent.parent):
                     os.utime(path, (time.time() - 2 * month,) * 2)
                 os.utime(file, (time.time() - age,) * 2)
+        for place in (tmp_path / ".scratch", tmp_path / "failed"):
+            other = place / "exp1"  # of somebody who calls a folder so
+            other.mkdir()
+            os.utime(other, (time.time() - 2 * month,) * 2)
         workspace.remove_old([KEY])
         left = [{path.name for path in place.iterdir()} for place in (tmp_path / ".scratch", tmp_path / "failed")]
-        assert left == [{KEY.folder_name, YOUNG.folder_name}] * 2
+        assert left == [{KEY.folder_name, YOUNG.folder_name, "exp1"}] * 2

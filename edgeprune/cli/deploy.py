@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +44,23 @@ def deepstream(
     folder = out or model.onnx.parent / "deepstream"
     output_folder(folder)
     home = os.path.relpath(model.onnx.parent, folder)
-    write_files(folder, deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}"))
+    files = deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}")
+    _refuse_others(folder, files, "config_infer_primary.txt")
+    write_files(folder, files)
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
+
+
+def _refuse_others(folder: Path, files: Iterable[str], own: str) -> None:
+    """Refuse a folder with files of somebody else's under the names of these: one that has not even ``own``, by which
+    an earlier answer to the same command is known."""
+    from edgeprune.errors import TargetError
+
+    there = [] if (folder / own).is_file() else [name for name in files if (folder / name).exists()]
+    if there:
+        raise TargetError(
+            f"{folder}: has {', '.join(there)}, and no {own}, so that they are of something else; give a folder of its "
+            "own: -o FOLDER"
+        )
 
 
 @app.command()
@@ -68,7 +85,7 @@ def triton(
     write_files(out, files)
     for model in dict.fromkeys(file.split("/")[0] for file in files):
         say(f"{out / model}: YOLO('http://HOST:8000/{model}', task='{shipped.metadata.task}') once it is served")
-    say(f"tritonserver --model-repository={out}")
+    say(f"tritonserver --model-repository={shlex.quote(str(out))}")
 
 
 @header_app.command("add")

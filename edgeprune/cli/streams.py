@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import sys
 import tempfile
 import unicodedata
@@ -25,7 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from edgeprune.artifact import is_full, remedy_of
 from edgeprune.cli.settings import FLAGS
 from edgeprune.errors import EdgepruneError, TargetError
-from edgeprune.options import FILE_CHECKS, STDOUT, options_of_command, output_folder, refuse_source
+from edgeprune.options import FILE_CHECKS, FOLDER_CHECKS, STDOUT, options_of_command, refuse_source
 from edgeprune.reading import shown
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class Command(TyperCommand):
                 place = STDOUT if str(value) == STDOUT else str(Path(value).resolve()) if value is not None else option
                 if (other := options.setdefault(place, option)) != option:
                     twice = f"{other} and {option} are both {value}; give each a place of its own"
-            elif check is not output_folder:
+            elif check not in FOLDER_CHECKS:
                 read += _files(ctx.params.get(param.name))
         for file in written:
             refuse_source(file, *read)
@@ -360,7 +361,8 @@ def refused_write(error: OSError) -> str | None:
         return f"{there}: {kind} is in the way ({error.strerror}); give another path, or move it away"
     if error.errno == errno.ENOENT and not path.absolute().parent.exists():
         folder = path.parent
-        return f"there is no folder {folder} for {path.name}; give another path, or make it first: mkdir -p {folder}"
+        make = f"mkdir -p {shlex.quote(str(folder))}"
+        return f"there is no folder {folder} for {path.name}; give another path, or make it first: {make}"
     # /proc and its like refuse a new file by saying that it is not there
     if error.errno == errno.ENOENT and _refuses_files(path.parent):
         return f"{path}: the folder {path.parent} takes no new file; give another path"

@@ -12,7 +12,7 @@ from edgeprune.cli.settings import option_of, options_from_settings
 from edgeprune.cli.sizes import Trust
 from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
-from edgeprune.options import OUT, output_folder
+from edgeprune.options import OUT, TRAINING, output_training
 from edgeprune.settings import (
     AccuracyGoal,
     PruneSettings,
@@ -31,7 +31,7 @@ Weights = Annotated[Path, typer.Argument(help="Checkpoint to train (.pt).")]
 Data = Annotated[str, typer.Option(help="Dataset YAML, folder of class folders, or a name Ultralytics knows.")]
 Out = Annotated[
     Path,
-    typer.Option(*OUT, callback=output_folder, help="Folder for best.pt; the same command again goes on."),
+    typer.Option(*OUT, callback=output_training, help="Folder for best.pt; the same command again goes on."),
 ]
 
 
@@ -67,7 +67,7 @@ def finetune(
 
     from edgeprune.training.finetune import finetune as run
 
-    _print(run(weights, data=data, out=out, settings=settings, work=out / ".training", until=goal, trust=trust))
+    _print(run(weights, data=data, out=out, settings=settings, work=out / TRAINING, until=goal, trust=trust))
 
 
 @options_from_settings
@@ -87,9 +87,7 @@ def sparsify(
     from edgeprune.training.sparsify import sparsify as train
 
     sparsity = SparsitySettings.of(section)
-    result = train(
-        weights, data=data, out=out, settings=settings, work=out / ".training", sparsity=sparsity, trust=trust
-    )
+    result = train(weights, data=data, out=out, settings=settings, work=out / TRAINING, sparsity=sparsity, trust=trust)
     _print(result.trained)
     scales = result.scales
     say(scales.summary)
@@ -126,7 +124,7 @@ def qat(
     from edgeprune.training.finetune import finetune as train
     from edgeprune.training.result_from_run import QUANTIZED
 
-    result = train(weights, data=data, out=out, settings=settings, work=out / ".training", trust=trust, label="INT8")
+    result = train(weights, data=data, out=out, settings=settings, work=out / TRAINING, trust=trust, label="INT8")
     _print(result)
     following = ["edgeprune", "export", str(out / QUANTIZED), "-o", str(out / "int8.onnx")]
     say(f"next: {shlex.join([*following, *(['--trust'] if trust else [])])}")
@@ -159,7 +157,7 @@ def iterate(
         data=data,
         out=out,
         settings=settings,
-        work=out / ".training",
+        work=out / TRAINING,
         importance=importance,
         align=PruneSettings.align if align is None else align,
         trust=trust,
@@ -186,7 +184,7 @@ def _accuracy_goal(
         accuracy = float(baseline)
     except ValueError:
         settings = sized(settings, load(weights, trust=trust))  # both are judged at the size that is trained at
-        work = out / ".training"
+        work = out / TRAINING
         accuracy = baseline_accuracy(Path(baseline), data=data, settings=settings, work=work, trust=trust)
     return AccuracyGoal(baseline=accuracy, max_drop=max_drop)
 

@@ -152,7 +152,7 @@ def write_digits(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # of runs that were killed; without a lock nobody knows
-        sweep(one for one in out.parent.glob(f".{out.name}.partial-*") if (one / LOCK).is_file())
+        sweep(out.parent.glob(f".{out.name}.partial-*"))
         partial.mkdir()
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a file system without locks

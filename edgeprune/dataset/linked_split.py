@@ -34,6 +34,7 @@ from edgeprune.version import installed, pip
 from edgeprune.workspace import KEPT_S, user_cache
 
 FOLDER = "datasets"
+OWN_NAME = re.compile(r"(data-|hashes-)?[0-9a-f]{24}|\.partial-[0-9a-f]{24}-[0-9a-f]{8}")  # of a folder in it
 CHECKED = "checked.json"
 FORMAT = "5"
 READERS = ("ultralytics", "pillow", "pi-heif")  # which images are left out depends on their versions
@@ -333,8 +334,9 @@ def _verified(link: Path, rules: LabelRules) -> tuple[str, int, int]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what nothing has used for a month, and what a killed process left."""
-    for folder in root.iterdir():
+    """Remove what nothing has used for a month, and what a killed process left; nothing but what edgeprune named: the
+    cache may be any folder, in which somebody keeps data sets."""
+    for folder in filter(lambda one: OWN_NAME.fullmatch(one.name), root.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # what another process has just published, or swept
             age = time.time() - folder.lstat().st_mtime
             if age > (KEPT_S / 30 if folder.name.startswith(".partial-") else KEPT_S):

@@ -10,9 +10,18 @@ from edgeprune.errors import DamagedError, DataError, TargetError
 from edgeprune.reading import exists, is_file, read_bytes, shown
 from edgeprune.records.build import BuildRecord, build_from_json
 from edgeprune.serial import parse_json
-from edgeprune.workspace import BUNDLE, STATE, last_failure, read_state, run_directory_of
+from edgeprune.workspace import (
+    BUILD_RECORD,
+    BUNDLE,
+    REASON_LETTERS,
+    STATE,
+    last_failure,
+    read_state,
+    run_directory_of,
+)
 
-RECORD = "build.json"
+RECORD = BUILD_RECORD
+TO_TYPE = 4000  # letters of a command that is to be typed again: a part of one is none
 MOST_NAMED = 5  # builds in a message
 
 
@@ -28,8 +37,9 @@ def bundle_of(directory: Path) -> Path:
     if is_file(directory / STATE):
         command = shlex.join(read_state(directory).command)
         if failure := last_failure(directory):
-            raise DataError(f"{shown(directory)}: {shown(failure)}; once that is mended: {shown(command)}")
-        raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command)}")
+            why = shown(failure, 2 * REASON_LETTERS)
+            raise DataError(f"{shown(directory)}: {why}; once that is mended: {shown(command, TO_TYPE)}")
+        raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command, TO_TYPE)}")
     if not exists(directory):
         raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")
     if builds := _builds_below(directory):

@@ -73,7 +73,7 @@ class MadeUpSteps:
         return Result(Point(job.name, job.budget, 10 / speed_up, speed_up, accuracy, 2.0, 1000, accuracy_error=0.01))
 
 
-def made_up_screening(site: Any, given: Any, *_: Any) -> Screening:
+def made_up_screening(site: Any, given: Any, *_: Any, **__: Any) -> Screening:
     size = {SIDE: 1.0, 64: 1.4}
     found = []
     for form in given:
@@ -547,7 +547,7 @@ def test_where_the_model_alone_is_timed_the_page_says_why_the_output_form_stays(
 def test_from_frame_to_boxes_the_fastest_output_form_is_taken_by_every_row(
     given: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    def screener(site: Any, asked: Any, *_: Any) -> Screening:
+    def screener(site: Any, asked: Any, *_: Any, **__: Any) -> Screening:
         if any(form.levers == ("output",) for form in asked):
             own, nms = asked
             assert site.target.export.nms is False and nms.keys == {"export.nms": True}
