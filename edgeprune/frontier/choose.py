@@ -306,13 +306,22 @@ def _why_nothing(rows: Sequence[Row], shares: Mapping[str, float], kind: Kind, v
 
 
 def build_keys(row: Row, kind: Kind, value: float) -> Keys:
-    """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned."""
+    """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned.
+
+    A row has its number format in every layer. Left to itself a build would return layers to float for the accuracy
+    that may be lost, or ship a plainer format where INT8 is no faster, and come to another latency.
+    """
+    keys = dict(row.form.keys)
+    if "precision" in keys:
+        keys |= {"mixed_precision": False}
+    if str(keys.get("precision")).startswith("int8"):
+        keys |= {"keep_precision": True}
     if kind == "latency_ms":
-        return {**row.form.keys, "budget.latency_ms": value}
+        return {**keys, "budget.latency_ms": value}
     left = 1.0 if not row.budget or row.screened_speed_up is None else max(value / row.screened_speed_up, 1.0)
     if row.form.levers:  # a ratio that was measured; of the baseline it is the budget as it was asked for
         left = math.ceil(left * 100 - ROUNDING) / 100
-    return {**row.form.keys, "budget.speed_up": left}
+    return {**keys, "budget.speed_up": left}
 
 
 def loss(reference: Screened, one: Screened) -> float:

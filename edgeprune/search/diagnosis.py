@@ -20,15 +20,14 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.compiling import PACKAGES
-from edgeprune.measure.variants import only_timed, side_by_side, site_with
+from edgeprune.measure.variants import moved_reason, only_timed, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.gates import unsteady_reason
-from edgeprune.samples.measurement import Measurement, shared_core, speed_up_of
-from edgeprune.samples.statistics import DRIFT_TOLERANCE, stability, value_of
+from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.statistics import DRIFT_TOLERANCE, value_of
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile, timed_model
@@ -173,7 +172,7 @@ class Diagnostician:
                 reasons[name] = first_line(error)
         times = self._times([self.baseline, *engines.values()])
         before, by_name = _ms(times[0]), dict(zip(engines, map(_ms, times[1:]), strict=True))
-        self.disturbed.update(name for name, one in zip(engines, times[1:], strict=True) if _disturbed(times[0], one))
+        self.disturbed.update(name for name, one in zip(engines, times[1:], strict=True) if moved_reason(times[0], one))
         for name, keys, _ in offered:
             gain = before / by_name[name] if name in by_name else None
             if "measure.cuda_graph" in keys and name not in reasons:
@@ -209,7 +208,7 @@ class Diagnostician:
             return None
         level = (_ms(before) + _ms(after)) / 2
         drifted = abs(_ms(before) - _ms(after)) > DRIFT_TOLERANCE * level
-        if drifted or any(map(_disturbed, (before, captured, after))):
+        if drifted or any(map(moved_reason, (before, captured, after))):
             self.disturbed.add(name)
         return level / _ms(captured)
 
@@ -227,7 +226,7 @@ class Diagnostician:
                 refused = True
                 self.site.reporter.note(f"what fewer blocks can take counts as fixed: {first_line(error)}")
         times = self._times([self.baseline, *engines])
-        disturbed = any(_disturbed(times[0], one) for one in times[1:])
+        disturbed = any(moved_reason(times[0], one) for one in times[1:])
         before, *floors = map(_ms, times)
         narrow = min(floors[0], before)
         shallow = min(floors[-1], narrow)
@@ -277,13 +276,6 @@ def _outermost_blocks(pruner: Pruner) -> list[str]:
 def _decoding_share(profile: LayerProfile) -> float | None:
     by_layer = profile.copies[0].layer_ms
     return by_layer.get(FIXED, 0.0) / sum(by_layer.values()) if profile.nodes else None
-
-
-def _disturbed(first: Measurement, second: Measurement | None = None) -> bool:
-    """Whether other work, or a device that was not steady, moved what two interleaved measurements tell, or one."""
-    both = [first] if second is None else [first, second]
-    steady = stability(first.values) if second is None else speed_up_of(first, second).stability
-    return bool(unsteady_reason(steady, *both)) or shared_core(*both)
 
 
 def _ms(measurement: Measurement) -> float:

@@ -48,6 +48,7 @@ from tests.sweep.test_points import given as given  # the fixture: an untrained 
 
 SIDE = 96
 STATED = {"imgsz": SIDE, "budget.statistic": "p50"}
+AS_MEASURED = {"mixed_precision": False, "keep_precision": True}
 
 
 class MadeUpSteps:
@@ -99,18 +100,20 @@ def test_a_row_is_recommended_for_every_budget_with_the_keys_that_build_it(found
     result, _ = found
     first, second, third = result.recommendations
     assert (first.budget, first.row) == ("×1.8", "int8")
-    assert first.keys == {**STATED, "precision": "int8", "budget.speed_up": 1.0}
+    assert first.keys == {**STATED, **AS_MEASURED, "precision": "int8", "budget.speed_up": 1.0}
     assert second.row == "int8, pruned to ×3"
     epochs = load_target("cpu").finetune.epochs
     assert second.keys == {
         **STATED,
+        **AS_MEASURED,
         "precision": "int8",
         "budget.speed_up": 1.5,  # to INT8, unpruned
         "finetune.epochs": epochs,
     }
     assert third.row is None and "nothing that was measured meets it" in third.sentence
     assert how_to_build(result, second).startswith(
-        "extends: cpu\nimgsz: 96\nprecision: int8\nbudget: {statistic: p50, speed_up: 1.5}\n"
+        "extends: cpu\nimgsz: 96\nprecision: int8\nmixed_precision: false\nkeep_precision: true\n"
+        "budget: {statistic: p50, speed_up: 1.5}\n"
         f"finetune: {{epochs: {epochs}}}\n\nedgeprune build --target "
     )
 
@@ -324,7 +327,7 @@ def test_a_budget_in_milliseconds_is_one_of_the_baseline(given: tuple[Path, Path
     assert (one.budget, one.row, one.keys) == (
         "6 ms",
         "int8",
-        {**STATED, "precision": "int8", "budget.latency_ms": 6.0},
+        {**STATED, **AS_MEASURED, "precision": "int8", "budget.latency_ms": 6.0},
     )
 
 
