@@ -2,8 +2,8 @@
 
 A node offers its device as a custom resource: ``ray start --address=HEAD:6379 --resources='{"device:cpu": 1}'`` for the
 profile ``cpu``. One step at a time holds it, so that two measurements never share a device. Training beside a
-measurement would slow it: fine-tuning goes to nodes without a device, and where there are none it holds the device too.
-A step whose worker dies runs again, on another node if need be.
+measurement would slow it: fine-tuning goes to nodes that have no device (of those with a GPU, where any has one), and
+where there are none it holds the devices of its node. A step whose worker dies runs again, on another node if need be.
 """
 
 from __future__ import annotations
@@ -84,8 +84,11 @@ def places_for(target: Target, nodes: Sequence[Node]) -> Places:
         # a selector holds whatever the node has of a step's inputs; a NodeLabelSchedulingStrategy does not
         others = f"!in({','.join(node.id for node in busy)})"
         return Places(measuring, {**training, "label_selector": {NODE_ID: others}})
-    shared = next((node for node in busy if node in with_it), busy[0])
-    return Places(measuring, {**training, "resources": dict.fromkeys(shared.devices, 1)})
+    # only there: on a node with further devices it would run beside a measurement on one that it does not hold
+    shared = next((node for node in busy if node in with_it), busy[0]).devices
+    alike = f"in({','.join(node.id for node in busy if node.devices == shared)})"
+    held = {"resources": dict.fromkeys(shared, 1), "label_selector": {NODE_ID: alike}}
+    return Places(measuring, {**training, **held})
 
 
 def nodes_of(ray: Any) -> list[Node]:

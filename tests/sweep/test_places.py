@@ -16,16 +16,19 @@ def node(name: str, *devices: str, gpus: int = 0) -> Node:
     )
 
 
-def beside_a_measurement(places: Places, target: Target, nodes: list[Node]) -> list[str]:
-    """Nodes on which a fine-tuning may run while a measurement does."""
+def beside_a_measurement(places: Places, nodes: list[Node]) -> list[str]:
+    """Devices that may be measured while a fine-tuning runs on their node, of every node on which one may."""
     asked = places.training.get("resources", {})
-    if set(asked) & set(places.measuring["resources"]):
-        return []
-    selected = places.training.get("label_selector", {}).get(NODE_ID, "")
-    kept_off = selected.removeprefix("!in(").removesuffix(")").split(",")
-    able = [one for one in nodes if one.id not in kept_off and set(asked) <= set(one.offers)]
+    able = [one for one in nodes if is_selected(one, places) and set(asked) <= set(one.offers)]
     able = [one for one in able if one.offers.get("GPU", 0) >= places.training["num_gpus"]]
-    return [one.id for one in able if one.devices]
+    assert able, "it has a place"
+    return [f"{one.id} {device}" for one in able for device in one.devices if device not in asked]
+
+
+def is_selected(one: Node, places: Places) -> bool:
+    selector = places.training.get("label_selector", {}).get(NODE_ID, "!in()")
+    named = selector.removeprefix("!").removeprefix("in(").removesuffix(")").split(",")
+    return (one.id in named) is not selector.startswith("!")
 
 
 @pytest.mark.parametrize(
@@ -38,17 +41,22 @@ def beside_a_measurement(places: Places, target: Target, nodes: list[Node]) -> l
         [node("device", "cpu", gpus=2), node("trains", gpus=1)],
         [node("a", "cpu"), node("b", "cpu")],
         [node("a", "cpu"), node("b", "jetson-orin")],
+        [node("one", "cpu"), node("more", "cpu", "jetson-orin")],
+        [node("more", "cpu", "jetson-orin"), node("one", "cpu"), node("another", "jetson-orin")],
         [node("a", "cpu"), node("b", "cpu", "jetson-orin", gpus=1), node("c", gpus=1)],
     ],
     ids=lambda nodes: " ".join(one.id for one in nodes),
 )
 def test_nothing_is_trained_beside_a_measurement(nodes: list[Node]) -> None:
-    assert beside_a_measurement(places_for(CPU, nodes), CPU, nodes) == []
+    assert beside_a_measurement(places_for(CPU, nodes), nodes) == []
 
 
 def test_training_holds_the_device_only_where_it_has_to_be_on_its_node() -> None:
     alone = places_for(CPU, [node("alone", "cpu")])
-    assert alone.training == {"resources": {"device:cpu": 1}, "num_cpus": 1, "num_gpus": 0}
+    held = {"resources": {"device:cpu": 1}, "num_cpus": 1, "num_gpus": 0}
+    assert alone.training == {**held, "label_selector": {NODE_ID: "in(alone)"}}
+    alike = places_for(CPU, [node("a", "cpu"), node("b", "cpu"), node("more", "cpu", "jetson-orin")])
+    assert alike.training == {**held, "label_selector": {NODE_ID: "in(a,b)"}}, "it holds one, wherever it is"
     device, other = node("device", "cpu"), node("other")
     apart = places_for(CPU, [device, other])
     assert apart.training == {"label_selector": {NODE_ID: "!in(device)"}, "num_cpus": 1, "num_gpus": 0}
