@@ -14,11 +14,12 @@ from typing import cast
 
 from edgeprune.frontier.levers import AS_IT_IS, TRAINED
 from edgeprune.input_size import Size, both_sides
-from edgeprune.records.frontier import Choice, Form, Identity, Keys, Kind, Row, Screened
+from edgeprune.records.frontier import Choice, Floor, Form, Identity, Keys, Kind, Row, Screened
 from edgeprune.records.sweep import Point
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import THROTTLED, UNSTEADY_MARGIN, Gate, Verdict, accuracy_gate
 from edgeprune.samples.telemetry import BOARD
+from edgeprune.target import Target
 
 SIZE_MARGIN = 0.05
 """A smaller input wins some of its accuracy back in training; a form that meets the same budget and is more accurate by
@@ -265,10 +266,19 @@ def choice_for(rows: Sequence[Row], kind: Kind, value: float, budget: str) -> Ch
 
 
 def floor_of(
-    choice: Choice, max_drop: float, metric: str, lost: Callable[[Row, Row], DropInterval | None]
-) -> Gate | None:
-    """What the row to take lost against the model as it is, held against what the profile allows as a build's gate
-    holds it; None where it is the model itself, or that was not measured.
+    choice: Choice,
+    max_drop: float,
+    metric: str,
+    lost: Callable[[Row, Row], DropInterval | None],
+    *,
+    split: str = "",
+    trained_on: str = "",
+) -> Floor | None:
+    """What the row to take lost against the model as it is, held against what the profile allows; None where it is the
+    model itself, or that was not measured.
+
+    Both were trained for as long, so that what pruning or a lever costs is told apart from what training brings. The
+    gate of a build has another reference: the weights as they are given to it.
 
     The row is the most accurate that surely holds the budget: what loses too much leaves none that holds both, unless a
     more accurate one may hold it.
@@ -278,6 +288,8 @@ def floor_of(
         max_drop: that the profile allows to be lost.
         metric: name of the accuracy.
         lost: what a row lost against another, from the same images; None where they were not kept.
+        split: of the images, in words.
+        trained_on: which of them were trained on, in words.
     """
 
     def held(row: Row | None) -> Gate | None:
@@ -285,14 +297,16 @@ def floor_of(
         if row is None or row.measured is None or reference is None or reference.measured is None:
             return None
         before, after = reference.measured.accuracy, row.measured.accuracy
-        return accuracy_gate("frontier", before, after, max_drop, metric, interval=lost(reference, row))
+        interval = lost(reference, row)
+        return accuracy_gate(
+            "frontier", before, after, max_drop, metric, interval=interval, split=split, trained_on=trained_on
+        )
 
     best, unsure = held(choice.best), held(choice.unsure)
     if best is None or best.verdict is not Verdict.FAIL or unsure is None or unsure.verdict is Verdict.FAIL:
-        return best
+        return None if best is None else Floor(best)
     assert choice.unsure is not None  # it was held
-    reason = f"{choice.unsure.name} may hold the budget, and lose no more than that ({best.reason})"
-    return replace(best, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return Floor(best, choice.unsure.name)
 
 
 def _why_nothing(rows: Sequence[Row], shares: Mapping[str, float], kind: Kind, value: float) -> str:
@@ -305,16 +319,24 @@ def _why_nothing(rows: Sequence[Row], shares: Mapping[str, float], kind: Kind, v
     return f"nothing that was measured meets it; the fastest {fastest}"
 
 
-def build_keys(row: Row, kind: Kind, value: float) -> Keys:
+def build_keys(row: Row, kind: Kind, value: float, target: Target) -> Keys:
     """Keys of a profile whose build comes to this row: there a speed-up is a ratio to the form itself, unpruned.
 
-    A row has its number format in every layer. Left to itself a build would return layers to float for the accuracy
-    that may be lost, or ship a plainer format where INT8 is no faster, and come to another latency.
+    A row has its number format, its own or the target's, in every layer. Left to itself a build would return layers to
+    float for the accuracy that may be lost, or ship a plainer format where INT8 is no faster, and come to another
+    latency.
+
+    Args:
+        row: measured.
+        kind: of the budget.
+        value: of the budget.
+        target: that the keys are added to.
     """
     keys = dict(row.form.keys)
-    if "precision" in keys:
+    precision = target.changed(keys).precision
+    if precision != "fp32":
         keys |= {"mixed_precision": False}
-    if str(keys.get("precision")).startswith("int8"):
+    if precision.startswith("int8"):
         keys |= {"keep_precision": True}
     if kind == "latency_ms":
         return {**keys, "budget.latency_ms": value}

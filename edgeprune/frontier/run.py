@@ -48,6 +48,7 @@ from edgeprune.records.frontier import (
     Row,
     Screened,
 )
+from edgeprune.records.gates import words_of_images
 from edgeprune.records.sweep import Point
 from edgeprune.report.frontier import choice_sentence, frontier_page, frontier_table
 from edgeprune.runtimes.site import open_site
@@ -331,16 +332,18 @@ class FrontierRun:
             seen, seen_by_other = map(load_per_image, files)
             return drop_interval(seen, seen_by_other, own.accuracy - other.accuracy, seed=self.seed)
 
-        kept = [row for row in trained.rows if not row.dropped]
+        kept, allowed = [row for row in trained.rows if not row.dropped], levers.target.accuracy.max_map_drop
+        split, trained_on = self._images_that_judge()
         found = []
         for value in self.values:
             choice = choice_for(kept, self.kind, value, budget_words(self.kind, value))
-            floor = floor_of(choice, levers.target.accuracy.max_map_drop, self.metric, ahead)
-            sentence = choice_sentence(choice, self.metric, ahead, floor)
+            floor = floor_of(choice, allowed, self.metric, ahead, split=split, trained_on=trained_on)
+            sentence = choice_sentence(choice, self.metric, ahead, floor, trained=self.epochs > 0)
             if choice.best is None:
                 found.append(Recommendation(choice.budget, None, sentence, {}))
             else:
-                found.append(replace(self._built(choice, choice.best, value, sentence, levers, trained), floor=floor))
+                built = self._built(choice, choice.best, value, sentence, levers, trained)
+                found.append(replace(built, floor=None if floor is None else floor.gate))
         return tuple(found)
 
     def write(self, levers: Levers, trained: TrainedRows, recommended: tuple[Recommendation, ...]) -> Frontier:
@@ -369,6 +372,12 @@ class FrontierRun:
         write_atomically(self.out / "frontier.md", frontier_table(made).markdown() + "\n")
         write_atomically(self.out / "frontier.html", frontier_page(made))
         return made
+
+    def _images_that_judge(self) -> tuple[str, str]:
+        split = self.dataset.judging_split(self.target.accuracy.split)
+        count, also_in = len(self.dataset.images(split)), self.dataset.also_in(split)
+        trained_on, chosen_on = (count if split == name else also_in.get(name, 0) for name in ("train", "val"))
+        return words_of_images(split, count, trained_on=trained_on, chosen_on=chosen_on)
 
     def _jobs(self, levers: Levers, trained: Sequence[Planned]) -> list[Job]:
         """The job of every row: trained alike, and held against the model as the target runs it."""
@@ -414,7 +423,7 @@ class FrontierRun:
         if not best.budget and job is not None and (tuned := checkpoint_file(self.out, job)).is_file():
             weights = tuned
         stated = {**_stated(levers.target, self.imgsz), **levers.output.keys}
-        keys = {**stated, **build_keys(best, self.kind, value)}
+        keys = {**stated, **build_keys(best, self.kind, value, levers.target)}
         if best.budget and self.epochs:
             keys["finetune.epochs"] = self.epochs
         options = {"device": self.device, "seed": self.seed or None}

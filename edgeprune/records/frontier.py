@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgeprune.records.sweep import Point, worst_exit_code
-from edgeprune.samples.gates import Gate
+from edgeprune.samples.gates import Gate, Verdict
 
 Keys = Mapping[str, str | int | float | bool | tuple[int, int]]
 """Keys of a profile, with dots between sections, and their values."""
@@ -119,6 +119,28 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """What the row to take lost against the model as it is, trained for as long, held against what may be lost.
+
+    Attributes:
+        own: of the row to take.
+        instead: name of another row that may hold the budget and lose no more, where the one to take surely loses
+            more; else empty.
+    """
+
+    own: Gate
+    instead: str = ""
+
+    @property
+    def gate(self) -> Gate:
+        """Whether a row holds both, the budget and the floor."""
+        if not self.instead:
+            return self.own
+        reason = f"{self.instead} may hold the budget, and lose no more than that ({self.own.reason})"
+        return replace(self.own, verdict=Verdict.INCONCLUSIVE, reason=reason)
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """What to take for a budget.
 
@@ -131,8 +153,9 @@ class Recommendation:
             the build prunes and trains it; empty where there is none, and in older files.
         command: the build of it, one item an argument; empty where there is none, and in older files.
         inconclusive: why it is not sure that the row meets the budget; empty where it does.
-        floor: what the row lost against the model as it is, held against what the profile allows; None where there is
-            no row, where that is the model as it is, or was not measured, and in older files.
+        floor: what the row lost against the model as it is, trained for as long, held against what the profile allows
+            (:attr:`Floor.gate`); None where there is no row, where that is the model as it is, or was not measured, and
+            in older files.
     """
 
     budget: str

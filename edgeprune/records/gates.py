@@ -166,18 +166,29 @@ def drop_gate(target: Target, baseline: BaselineFacts, engine: EngineFacts) -> G
     the number format of what ships."""
     reference, after, floor = baseline.reference_accuracy, engine.accuracy, target.accuracy.max_map_drop
     drop, judged = engine.accuracy_drop, after.accuracy
-    split, trained_on = judged.split, ""
-    if split == "val":
-        split = "val, which also chose the best epoch"
-    elif judged.chosen_on:
-        split += f", {judged.chosen_on} of which chose the best epoch too"
-    if judged.trained_on:
-        trained_on = f"{judged.trained_on} of the {judged.images} were trained on"
+    split, trained_on = words_of_images(
+        judged.split, judged.images, trained_on=judged.trained_on, chosen_on=judged.chosen_on
+    )
     gate = accuracy_gate(
         "engine", reference, after.value, floor, after.metric, interval=drop, split=split, trained_on=trained_on
     )
     ran = what_ran(target, after)
     return replace(gate, reason=f"{gate.reason}; {ran}") if ran else gate
+
+
+def words_of_images(split: str, images: int, *, trained_on: int, chosen_on: int) -> tuple[str, str]:
+    """Words for the images that judge, and for those of them that were trained on: empty where none was.
+
+    Args:
+        split: that they are of.
+        images: how many they are.
+        trained_on: how many of them are of the training split.
+        chosen_on: how many of them chose the best epoch.
+    """
+    seen = f"{trained_on} of the {images} were trained on" if trained_on else ""
+    if split == "val":
+        return "val, which also chose the best epoch", seen
+    return f"{split}, {chosen_on} of which chose the best epoch too" if chosen_on else split, seen
 
 
 def what_ran(target: Target, accuracy: ArtifactAccuracy) -> str:

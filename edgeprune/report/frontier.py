@@ -18,9 +18,8 @@ from edgeprune.target import extending_yaml
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeprune.records.frontier import Choice, Frontier, Recommendation, Row
+    from edgeprune.records.frontier import Choice, Floor, Frontier, Recommendation, Row
     from edgeprune.samples.average_precision import DropInterval
-    from edgeprune.samples.gates import Gate
 
 COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 
@@ -70,7 +69,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def choice_sentence(
-    choice: Choice, metric: str, ahead: Callable[[Row, Row], DropInterval | None], floor: Gate | None = None
+    choice: Choice,
+    metric: str,
+    ahead: Callable[[Row, Row], DropInterval | None],
+    floor: Floor | None = None,
+    *,
+    trained: bool = False,
 ) -> str:
     """What is taken for a budget, and how far it is from what stands beside it.
 
@@ -79,6 +83,7 @@ def choice_sentence(
         metric: name of the accuracy.
         ahead: how much more accurate a row is than another, from the same images; None where they were not kept.
         floor: what it lost, held against what the profile allows.
+        trained: whether every row was.
     """
     best, budget = choice.best, choice.budget
     if best is None or best.measured is None:
@@ -90,6 +95,7 @@ def choice_sentence(
     if choice.reference is not None and choice.reference.measured is not None:
         lost = point.accuracy - choice.reference.measured.accuracy
         text += f", {_with_ends(lost, ahead(best, choice.reference))} against the model as it is"
+        text += ", trained for as long" if trained else ""
     if choice.second is not None and choice.second.measured is not None:
         interval = ahead(best, choice.second)
         level = interval is not None and interval.ends[0] <= 0 <= interval.ends[1]
@@ -103,13 +109,16 @@ def choice_sentence(
     return text + (_floor_words(floor) if floor is not None else "")
 
 
-def _floor_words(floor: Gate) -> str:
+def _floor_words(floor: Floor) -> str:
     """That a row loses more accuracy than the profile allows, or may; empty where it does not."""
-    allowed = f"the profile's max_map_drop of {floor.limit:g}"
-    if floor.verdict is Verdict.FAIL:
-        return f"; it loses more than {allowed}"
-    if floor.verdict is Verdict.INCONCLUSIVE:
-        return f"; INCONCLUSIVE: it may lose more than {allowed} ({floor.reason})"
+    own = floor.own
+    more = f"lose{'s' * (own.verdict is Verdict.FAIL)} more than the profile's max_map_drop of {own.limit:g}"
+    reference = "a build's own gate holds it against the weights as given"
+    if own.verdict is Verdict.FAIL:
+        other = f"; INCONCLUSIVE: {floor.instead} may hold both" if floor.instead else ""
+        return f"; it {more} ({reference}){other}"
+    if own.verdict is Verdict.INCONCLUSIVE:
+        return f"; INCONCLUSIVE: it may {more} ({own.reason}; {reference})"
     return ""
 
 

@@ -27,6 +27,7 @@ from edgeprune.frontier.screening import Screening, with_trained_int8
 from edgeprune.input_size import Size, both_sides
 from edgeprune.records.frontier import Choice, Form, Row, Screened
 from edgeprune.records.sweep import Point
+from edgeprune.report.frontier import choice_sentence
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Verdict
 from edgeprune.target import load_target
@@ -392,12 +393,34 @@ def test_milliseconds_are_those_at_the_level_that_the_machine_had_most_of_the_ti
 @pytest.mark.parametrize("value", [1.1, 1.15, 1.333, 2.2, 2.3, 4.35, 4.56])
 def test_a_build_is_asked_for_the_ratio_that_was_asked_for(value: float) -> None:
     whole = replace(row("as it is", 2.0, 0.5), budget="some", screened_speed_up=1.0)
-    assert build_keys(whole, "speed_up", value)["budget.speed_up"] == value
+    assert build_keys(whole, "speed_up", value, CPU)["budget.speed_up"] == value
     form = replace(whole, form=Form("int8", "n", {"precision": "int8"}, ("precision",)))
-    left = float(str(build_keys(form, "speed_up", value)["budget.speed_up"]))
+    left = float(str(build_keys(form, "speed_up", value, CPU)["budget.speed_up"]))
     assert value <= left < value + 0.01 and round(left, 2) == left
-    halved = build_keys(replace(form, screened_speed_up=0.5), "speed_up", 1.15)
+    halved = build_keys(replace(form, screened_speed_up=0.5), "speed_up", 1.15, CPU)
     assert halved["budget.speed_up"] == 2.3
+
+
+@pytest.mark.parametrize(
+    ("profile", "own", "lower", "pinned", "pinned_lower"),
+    [
+        ("cpu", "fp32", "int8", set(), {"mixed_precision", "keep_precision"}),
+        ("cpu", "int8", None, {"mixed_precision", "keep_precision"}, set()),
+        ("jetson-orin-nano", "fp16", "int8-fp16", {"mixed_precision"}, {"mixed_precision", "keep_precision"}),
+    ],
+)
+def test_a_build_keeps_the_number_format_that_its_row_was_measured_in(
+    profile: str, own: Any, lower: str | None, pinned: set[str], pinned_lower: set[str]
+) -> None:
+    """In the target's own format no key of the form says it."""
+    target = load_target(profile).in_precision(own)
+    for form in forms(target, "n"):
+        keys = build_keys(replace(row("any", 2.0, 0.5), form=form), "latency_ms", 5.0, target)
+        precision = form.keys.get("precision")
+        stated = {key: keys[key] for key in ("mixed_precision", "keep_precision") if key in keys}
+        expected = pinned if precision is None else pinned_lower
+        assert precision in (None, lower) and set(stated) == expected, form.name
+        assert stated.get("mixed_precision", False) is False and stated.get("keep_precision", True) is True
 
 
 def interval(lost: float, error: float) -> DropInterval:
@@ -426,9 +449,29 @@ def test_what_a_row_lost_is_held_against_what_the_profile_allows(
         return interval(first.measured.accuracy - second.measured.accuracy, error)
 
     found = floor_of(choice, 0.02, "mAP50-95", lost)
-    assert found is not None and found.verdict is verdict and found.limit == 0.02
+    assert found is not None and found.gate.verdict is verdict and found.gate.limit == 0.02
+    sentence = choice_sentence(choice, "mAP50-95", lambda *_: None, found, trained=True)
+    assert "against the model as it is, trained for as long" in sentence
+    loses = (
+        "; it loses more than the profile's max_map_drop of 0.02 "
+        "(a build's own gate holds it against the weights as given)"
+    )
+    if accuracy == 0.55:  # surely too much, whatever another row may do
+        both = "; INCONCLUSIVE: perhaps may hold both" if verdict is Verdict.INCONCLUSIVE else ""
+        assert sentence.endswith(loses + both)
+    may_lose = "; INCONCLUSIVE: it may lose more than the profile's max_map_drop of 0.02 (0.6000 →"
+    assert (may_lose in sentence) is (accuracy == 0.58)
     assert floor_of(Choice("×2", row("a", 2.0, accuracy)), 0.02, "mAP50-95", lost) is None
     assert floor_of(Choice("×2", None, why="nothing"), 0.02, "mAP50-95", lost) is None
+
+
+def test_of_images_that_were_trained_on_a_floor_tells_nothing_of_others() -> None:
+    choice = Choice("×2", row("a", 2.0, 0.58), row("as it is", 1.0, 0.6))
+    images: dict[str, str] = {"split": "val, which also chose the best epoch"}
+    for seen, said in (("", True), ("128 of the 128 were trained on", False)):
+        found = floor_of(choice, 0.02, "mAP50-95", lambda *_: interval(0.02, 0.01), **images, trained_on=seen)
+        assert found is not None and ("on other images" in found.gate.reason) is said
+        assert "1000 images of val, which also chose the best epoch)" in found.gate.reason and seen in found.gate.reason
 
 
 def test_the_frontier_holds_what_nothing_beats_and_the_best_is_taken_from_what_meets() -> None:

@@ -464,6 +464,18 @@ def test_a_row_that_loses_more_than_the_profile_allows_is_no_pass(
     assert read_json(Frontier, tmp_path / "frontier.json") == found
 
 
+def test_a_floor_by_images_that_were_trained_on_tells_nothing_of_others(given: Any, tmp_path: Path) -> None:
+    weights, data = given
+    (tmp_path / "data.yaml").write_text(
+        f"path: {data.parent}\ntrain: images/train\nval: images/val\ntest: images/train\nnames: {list('0123456789')}\n"
+    )
+    for name, said in (("data.yaml", True), (str(data), False)):
+        [one] = made((weights, tmp_path / name), tmp_path / "out", 3.0, steps=SeenImages(200)).recommendations
+        assert one.floor is not None and one.floor.verdict is Verdict.INCONCLUSIVE
+        assert ("; 4 of the 4 were trained on, and tell nothing of images that were not" in one.sentence) is said
+        assert ("on other images" in one.sentence) is not said and "200 images of test" in one.sentence
+
+
 def test_the_floor_is_the_profile_s(given: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: cpu\naccuracy: {max_map_drop: 0.1}\n")
     weights, data = given
