@@ -22,7 +22,7 @@ from edgeprune.artifact import sha256_of, write_atomically, write_files
 from edgeprune.carry.device import NAME, ReplayingDevice
 from edgeprune.carry.graph import carried_graph
 from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
-from edgeprune.carry.request import SCHEMA_VERSION, Request, Results
+from edgeprune.carry.request import MAX_RESULTS_BYTES, SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.devices.board import mismatch, tensorrt_mismatch
@@ -50,9 +50,8 @@ from edgeprune.workspace import BUNDLE, OLD_BUNDLE, held, held_build, run_direct
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
 
-MAX_RESULTS_BYTES = 2 << 30
 PIECE_BYTES = 1 << 20
-MEASURED_AGAIN = "measure again on the board: sh device/run-on-device.sh"
+MEASURED_AGAIN = "measure again on the board: sh edgeprune-device/run-on-device.sh"
 NEEDLESS = (
     "the unpruned model alone is within the budget too, so nothing had to be pruned: give the same command with "
     "--macs-speed-up 1 in place of the budget to ship it as it is"
@@ -120,8 +119,14 @@ def _unpack(results: Path, scratch: Path) -> Path:
                 total += member.size
                 if member.isdir():
                     continue
-                if not member.isfile() or path.is_absolute() or ".." in path.parts or total > MAX_RESULTS_BYTES:
+                if not member.isfile() or path.is_absolute() or ".." in path.parts:
                     raise DataError(f"{results}: {member.name} does not belong into results; nothing was taken from it")
+                if total > MAX_RESULTS_BYTES:
+                    raise DataError(
+                        f"{shown(results)}: what it holds is larger than {MAX_RESULTS_BYTES / 2**30:g} GiB, and "
+                        "nothing was taken from it; if it is of your board, unpack it yourself and give the folder: "
+                        f"tar -xf {shlex.quote(str(results))}, then import-results with results in its place"
+                    )
                 content = packed.extractfile(member)
                 assert content is not None  # it is a file
                 target = scratch / path

@@ -22,7 +22,7 @@ from edgeprune.agent.facts import JETPACKS
 from edgeprune.artifact import sha256_of
 from edgeprune.carry.device import RecordingDevice
 from edgeprune.carry.graph import carried_graph
-from edgeprune.carry.request import SCHEMA_VERSION, Command, Request, Script
+from edgeprune.carry.request import MAX_RESULTS_BYTES, SCHEMA_VERSION, Command, Request, Script
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import board_modules, outside
 from edgeprune.input_size import both_sides
@@ -46,7 +46,10 @@ from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, part
 
 FOLDER = "device"
 CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one
-IMAGES = FIRST_LOOK  # whose outputs go back: nobody is there to ask for more
+IMAGES = FIRST_LOOK  # whose outputs go back, at most: nobody is there to ask for more
+LEAST_IMAGES = 8  # however large their outputs are: where import-results does not take them, it says so
+VALUE_BYTES = len("-1.23457e-05, ")  # of an output in what trtexec exports, at most: it writes six digits
+OUTPUTS_PART = 0.5  # of what comes back, at most; engines, logs and times are the rest
 SCRIPT = """#!/bin/sh
 # Builds and measures on this board; see README.md one folder up, or docs/jetson.md of edgeprune.
 set -eu
@@ -56,10 +59,12 @@ exec python3 agent.zip carried .
 """
 
 
-# scp would put the folder inside one that is there; whoever runs in it has it locked (edgeprune.agent.carried)
+# scp would put the folder inside one that is there; whoever runs in it has it locked (edgeprune.agent.carried), where
+# its file system has locks and the board has flock: elsewhere nobody can be asked
 MAKE_WAY = (
-    "mkdir -p edgeprune-device && flock -n -E 75 edgeprune-device rm -rf edgeprune-device || "
-    "{ [ $? != 75 ] || echo edgeprune-device: a run goes on in it, wait for its results.tar; exit 4; }"
+    "[ ! -e edgeprune-device ] || flock -n -E 75 edgeprune-device rm -rf edgeprune-device 2>/dev/null || "
+    "if [ $? = 75 ]; then echo edgeprune-device: a run goes on in it, wait for its results.tar; exit 4; "
+    "else rm -rf edgeprune-device; fi"
 )
 
 
@@ -103,10 +108,14 @@ def carried_files(build: Build) -> dict[str, Path]:
     (folder / "run-on-device.sh").write_text(SCRIPT, encoding="utf-8")
     (folder / "run-on-device.sh").chmod(0o755)
     images = build.dataset.sample_images(build.dataset.judging_split(target.accuracy.split), IMAGES, build.site.seed)
+    graph = carried_graph(folder, target)
     pixels = batch_from_images(
-        images, imgsz=both_sides(target.imgsz), task=build.weights.task, channels=build.dataset.channels
+        images[: _images_that_fit(folder, graph)],
+        imgsz=both_sides(target.imgsz),
+        task=build.weights.task,
+        channels=build.dataset.channels,
     )
-    inputs = _pack_inputs(folder, pixels, carried_graph(folder, target))
+    inputs = _pack_inputs(folder, pixels, graph)
     scripts = _scripts(target, folder, pixels, inputs)
     request = Request(
         schema_version=SCHEMA_VERSION,
@@ -141,6 +150,19 @@ def read_inputs(folder: Path, request: Request, graph: OnnxFacts) -> np.ndarray:
     stacks = [zlib.decompress((folder / f"{name}.z").read_bytes()) for name in request.inputs]
     arrays = [np.frombuffer(stack, image_input.dtype).reshape(image_input.shape) for stack in stacks]
     return np.concatenate(arrays)[: request.images].astype(np.float32)
+
+
+def _images_that_fit(folder: Path, graph: OnnxFacts) -> int:
+    """How many images go along, at most :data:`IMAGES`: as many as ``import-results`` takes the outputs of, which come
+    back as text; never fewer than :data:`LEAST_IMAGES`. The engine runs whole stacks, so that these are counted."""
+    from edgeprune.export.run import outputs_of_onnx
+
+    [image_input] = graph.inputs
+    batch = image_input.shape[0]
+    outputs = outputs_of_onnx(folder / "model.onnx", np.zeros(image_input.shape, np.float32))
+    stack_bytes = sum(output.size for output in outputs) * VALUE_BYTES
+    stacks = int(MAX_RESULTS_BYTES * OUTPUTS_PART) // max(stack_bytes, 1)
+    return min(IMAGES, max(LEAST_IMAGES, stacks * batch))
 
 
 def _pack_inputs(folder: Path, pixels: np.ndarray, graph: OnnxFacts) -> dict[str, str]:

@@ -11,6 +11,7 @@ from edgeprune.runtimes.trtexec_argv import Version
 from edgeprune.samples.conditions import DeviceState
 
 SCHEMA_VERSION = 4
+MAX_RESULTS_BYTES = 2 << 30  # of a results.tar, unpacked
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,34 @@ def test_a_start_that_waited_for_an_earlier_run_of_the_folder_leaves_its_results
     assert make_way() == (0, False) and not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("flock", "there", "left"),
+    [
+        ("exit 71", True, False),  # a file system without locks
+        ("", True, False),  # no util-linux
+        ("echo asked; exit 75", True, True),
+        ("echo asked; exit 75", False, False),  # there is nothing to lock
+    ],
+)
+def test_where_locks_do_not_work_an_earlier_folder_is_removed_without_one(
+    flock: str, there: bool, left: bool, tmp_path: Path
+) -> None:
+    programs, home = tmp_path / "programs", tmp_path / "home"
+    programs.mkdir()
+    home.mkdir()
+    (programs / "rm").symlink_to("/bin/rm")
+    if flock:
+        (programs / "flock").write_text(f"#!/bin/sh\n{flock}\n")
+        (programs / "flock").chmod(0o755)
+    if there:
+        (home / "edgeprune-device").mkdir()
+        (home / "edgeprune-device" / "request.json").touch()
+    argv = ["/bin/sh", "-c", MAKE_WAY]
+    done = subprocess.run(argv, cwd=home, env={"PATH": str(programs)}, check=False, capture_output=True, text=True)
+    assert (done.returncode, (home / "edgeprune-device").exists()) == (4 if left else 0, left)
+    assert ("asked" in done.stdout) == left and not done.stderr
+
+
 def run_on_stand_in(folder: Path, text: str = "orin-nano") -> tuple[int, str]:
     """Run a carried folder on a board of its own; exit code and what it says of its failure."""
     board = fake_device(text).channel

@@ -27,7 +27,7 @@ import pytest
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry import back
 from edgeprune.carry.back import import_results
-from edgeprune.carry.out import carried_files, waits_for_board, why_not_carried
+from edgeprune.carry.out import _images_that_fit, carried_files, waits_for_board, why_not_carried
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
@@ -37,6 +37,7 @@ from edgeprune.records.gates import gates_again
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
 from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Verdict, info_gate, inform_by_later, overall_verdict, pending_gate
 from edgeprune.stages.base import Build, SilentBuild, Weights
@@ -553,6 +554,38 @@ def test_results_that_do_not_belong_are_refused_and_nothing_changes(
     assert (tmp_path / "bundle" / "build.json").read_bytes() == before
 
 
+def test_results_that_are_too_large_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.carry.back.MAX_RESULTS_BYTES", 1 << 29)
+    with tarfile.open(tmp_path / "large.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("results/first"))
+        entry = tarfile.TarInfo("results/second")
+        entry.size = (1 << 29) + 1  # it is told before the content, which is not there
+        packed.addfile(entry)
+    with pytest.raises(DataError, match=r"large.tar: what it holds is larger than 0.5 GiB.*: tar -xf .*large.tar"):
+        import_results(tmp_path / "large.tar", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("batch", "fitting", "images"),
+    [(1, 99, 32), (1, 20, 20), (8, 20, 16), (16, 20, 16), (32, 20, 8), (1, 0, 8)],
+)
+def test_as_many_images_are_packed_as_their_outputs_can_come_back(
+    batch: int, fitting: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnx import TensorProto, helper, save
+
+    shape = [batch, 1, 8, 8]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xyz"]
+    nodes = [helper.make_node("Relu", ["x"], [name]) for name in "yz"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    save(model, tmp_path / "model.onnx")
+    of_an_image = 2 * 64 * len("-1.23457e-05, ")  # and as much again is for the engines
+    monkeypatch.setattr("edgeprune.carry.out.MAX_RESULTS_BYTES", 2 * fitting * of_an_image)
+    assert _images_that_fit(tmp_path, onnx_facts(tmp_path / "model.onnx")) == images
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 def test_results_that_hold_nothing_are_named_as_they_were_given(packed: bool, tmp_path: Path) -> None:
     given = tmp_path / "given"
@@ -571,7 +604,9 @@ def test_results_that_hold_nothing_are_named_as_they_were_given(packed: bool, tm
     if packed:
         with tarfile.open(where, "w") as archive:
             archive.add(given, arcname="results")
-    with pytest.raises(DataError, match=f"^{where}: holds no results.json .*; measure again on the board: sh device"):
+    with pytest.raises(
+        DataError, match=f"^{where}: holds no results.json .*; measure again on the board: sh edgeprune-device/"
+    ):
         import_results(where, tmp_path)
 
 
