@@ -289,9 +289,8 @@ def gates_again(record: BuildRecord) -> Iterator[Gate]:
     else:
         others.append(size_gate(baseline, engine))
     if engine.precision is not None:
-        # before the share was kept nobody asked for it, and a record without the row was not edited
-        asked = engine.precision.dla_share is not None or not engine.precision.dla
-        core = target.device.dla_core if asked else None
+        # before the share was kept there was no such row, so that a record without it was not edited
+        core = None if engine.precision.dla_share is None else target.device.dla_core
         others += precision_gates("engine", engine.precision, record.precision, core)
     if record.device is not None and engine.accuracy.agreement is not None:
         others.append(agreement_gate("engine", engine.accuracy.agreement))
