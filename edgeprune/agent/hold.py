@@ -56,7 +56,7 @@ def board_lock(on_wait):
     """
     path = _lock_path()
     handle = _open_lock(path)
-    began = time.monotonic()
+    began, named = time.monotonic(), True
     try:
         while True:
             try:
@@ -65,7 +65,10 @@ def board_lock(on_wait):
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
-                on_wait(_holder_in(text_of(path)))
+                text = text_of(path)
+                if text or not named:  # one that has just taken it writes its name in a moment
+                    on_wait(_holder_in(text))
+                named = bool(text)
                 time.sleep(0.1)
         _name_in(handle, f"process {os.getpid()} of {_user()}\n{process_of(os.getpid())}")
         try:
@@ -163,7 +166,7 @@ def held_board(mode: str, lock_clocks: bool, on_wait, on_note=lambda text: None)
             waited.append(holder)
             on_wait(holder)
 
-    end_orphans()  # of this build: a holder that goes on would let the next job in beside it
+    end_orphans()  # of whichever build of this user: the holder would let this job in beside a program that goes on
     try:
         hold = _joined_hold(work, busy, mode, lock_clocks, wait, on_note)
         conditions, holder = dict(hold["conditions"]), hold["process"]

@@ -52,8 +52,8 @@ MAKE_WORK = (  # its first line is the folder that is taken; what goes wrong is 
     'd=$(mktemp -d "${TMPDIR:-/tmp}/edgeprune-XXXXXXXXXX") && echo "$d"'
 )
 NO_ROOM = ("space", "quota")
-# A login that types nothing reads no ~/.bashrc to its end; what pam_env reads, every one has
-OTHER_DISK = "echo TMPDIR=/mnt/big | sudo tee -a /etc/environment"
+# A login that types nothing reads no ~/.bashrc to its end; what pam_env reads, every one has, of every user
+OTHER_DISK = "test -w /mnt/big && echo TMPDIR=/mnt/big | sudo tee -a /etc/environment"
 
 
 class RemoteDevice(Device):
@@ -87,8 +87,8 @@ class RemoteDevice(Device):
         self.agent_python = agent_python
         self.channel = channel
         self.when_full = (  # of the work directory's disk
-            f"free some space there, or take a folder of another disk, here /mnt/big: {self.typed(OTHER_DISK)}; then "
-            "give the same command again"
+            "free some space there, or take a folder of another disk, here /mnt/big, for all users there until that "
+            f"line is removed from /etc/environment: {self.typed(OTHER_DISK)}; then give the same command again"
         )
         self.work = ""  # path of the work directory, while there is one
         self._progress = 0  # grows with whatever brings a command on
@@ -97,9 +97,9 @@ class RemoteDevice(Device):
         self._left_there: list[str] = []  # work directories of builds that ended
         self._given_up: list[str] = []  # folders of jobs that could not be told to end
         self._heard: list[str] = []  # folders of jobs whose result is here
-        self._gone = (
-            False  # nobody waits for it any more: what is left to tidy up is left to the end, or the next build
-        )
+        # The device does not answer, or a person ended the command: what is left to tidy up is left to the end, or to
+        # the next build
+        self._gone = False
 
     def typed(self, command: str) -> str:
         """By the channel; see :class:`~edgeprune.devices.base.Device`."""
@@ -220,8 +220,8 @@ class RemoteDevice(Device):
         if not self.work or not folder.startswith(f"{self.work}/"):  # it went with its work directory
             return
         try:
-            if self._agent("cancel", folder).get("ended"):
-                self._heard.append(folder)
+            # Its folder stays, with the mark that it ended: what starts it may arrive yet, by a lost connection
+            self._agent("cancel", folder)
         except (DeviceError, ToolError) as error:
             self._note_end(error)
             if self.work:

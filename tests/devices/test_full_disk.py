@@ -20,7 +20,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def test_a_board_is_asked_for_another_disk_in_its_own_environment() -> None:
     said = str(fake_device("orin-nano")._refusal(refusal_of(FULL), []))
     assert " is full (" in said and "; free some space there, or take a folder of another disk" in said
-    assert "echo TMPDIR=/mnt/big | sudo tee -a /etc/environment" in said  # what every login reads
+    # what every login reads, and every user's
+    assert "test -w /mnt/big && echo TMPDIR=/mnt/big | sudo tee -a /etc/environment" in said
+    assert "for all users there until that line is removed from /etc/environment: " in said
     assert said.endswith("; then give the same command again")
 
 

@@ -88,6 +88,19 @@ def test_a_job_that_was_given_up_before_it_began_does_not_begin() -> None:
         assert not Path(folder, "begun").exists()
 
 
+def test_a_job_that_was_ended_does_not_begin_after_the_next_one_either() -> None:
+    """What starts it may arrive last: the connection that it was sent by was given up for lost."""
+    with fake_device("orin-nano") as device, device.workspace() as folder:
+        job = f"{device.work}/jobs/late"
+        device._cancel(job)
+        for _ in range(2):  # the second is told whose result was heard
+            device.run(["true"], timeout_s=60)
+        late = {"argv": ["touch", f"{folder}/begun"], "measured": False, "stdin": "", "timeout_s": 60, "cwd": ""}
+        answer = device._agent("job", job, "0", stdin=json.dumps(late).encode())
+        assert answer["done"]["error"]["kind"] == "stopped"
+        assert not Path(folder, "begun").exists()
+
+
 # ------------------------------------------------------------ a work directory that is gone
 
 

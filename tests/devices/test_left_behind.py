@@ -254,6 +254,27 @@ def test_the_lock_names_whoever_has_it_and_nobody_afterwards(tmp_path: Path, mon
     assert lock.read_text() == ""
 
 
+@pytest.mark.parametrize("writes", [True, False])
+def test_one_that_has_just_taken_the_lock_is_waited_for_by_its_name(
+    writes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, told = tmp_path / "lock", list[str]()
+    monkeypatch.setenv("EDGEPRUNE_LOCK", str(lock))
+    turns = iter([lambda: lock.write_text("process 7 of ada") if writes else None])
+    monkeypatch.setattr(hold.time, "sleep", lambda seconds: next(turns, lambda: None)())
+
+    def tell(holder: str) -> None:
+        told.append(holder)
+        raise hold.Stopped
+
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(hold.Stopped), hold.board_lock(tell):
+            raise AssertionError("it is another's")
+    assert next(turns, None) is None  # a turn went by without a word
+    assert told == ["process 7 of ada" if writes else "another user"]
+
+
 def test_a_name_that_an_earlier_holder_left_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user who holds the lock and could not write to it: what waits behind that one is told."""
     monkeypatch.setenv("EDGEPRUNE_LOCK", str(tmp_path / "lock"))
