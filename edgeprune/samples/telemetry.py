@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from edgeprune.agent.telemetry import AT_WORK, FELL, NVML, NVML_HEAT, NVML_SUPPLY, ROSE_BY
+from edgeprune.agent.telemetry import AT_WORK, FELL, NVIDIA_SMI, NVML, NVML_HEAT, NVML_SUPPLY, ROSE_BY, TEGRASTATS
 from edgeprune.samples.conditions import DeviceState, Telemetry
 
 BOARD = "the board"  # begins what :mod:`edgeprune.agent` says of a board that did not stay as it was set
@@ -65,7 +65,8 @@ def _remedy(cause: str) -> str:
             return EITHER if heat == supply else HEAT if heat else SUPPLY
         return EITHER
     if cause.startswith(NOT_WATCHED):
-        return "see that tegrastats runs there"
+        source = NVIDIA_SMI[0] if NVIDIA_SMI[0] in cause else TEGRASTATS[0]
+        return f"see that {source} runs there"
     return LEAVE_ALONE if cause.startswith(BOARD) else ""
 
 

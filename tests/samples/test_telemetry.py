@@ -8,7 +8,7 @@ import pytest
 
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict, latency_gate
-from edgeprune.samples.telemetry import doubt_of, over_launches
+from edgeprune.samples.telemetry import doubt_of, over_launches, remedy_of
 from edgeprune.serial import from_json
 from tests.samples.made import latency
 
@@ -43,6 +43,12 @@ def test_throttling_in_one_launch_is_throttling() -> None:
 
 def test_a_machine_that_tells_nothing_adds_nothing() -> None:
     assert over_launches([DeviceState(), DeviceState(), DeviceState()]) == DeviceState()
+
+
+@pytest.mark.parametrize("source", ["tegrastats", "nvidia-smi"])
+def test_the_remedy_for_what_was_not_watched_names_the_program_that_told_nothing(source: str) -> None:
+    cause = f"the board was not watched: {source} told nothing in 6 s"
+    assert remedy_of([cause]) == f"see that {source} runs there"
 
 
 @pytest.mark.parametrize(
