@@ -152,8 +152,8 @@ def output_training(path: Path | None) -> Path | None:
     output_folder(path)
     if path is not None and (path / BEST).exists() and not (path / TRAINING).is_dir():
         raise TargetError(
-            f"{path}: has a {BEST} that no training of edgeprune left (no {TRAINING} beside it), and this one would "
-            "replace it; give another folder, or move it away"
+            f"{path}: has a {BEST} and no {TRAINING} beside it, so that it is not known to be edgeprune's, and this "
+            "training would replace it; give another folder, or move it away"
         )
     return path
 

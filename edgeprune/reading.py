@@ -82,10 +82,15 @@ def paths_of(given: Path | str | Sequence[Path | str]) -> list[Path]:
     return [Path(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
 
 
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters by which a terminal or a page shows what stands behind them from right to left, or no longer so."""
+
+
 def is_one_line(text: str) -> bool:
-    """Whether a text stays on its line, and leaves a terminal as it was: no control character, no end of a line or a
-    paragraph, nothing that UTF-8 cannot say. Spaces and joiners of any script are letters of its words."""
-    return not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in text)
+    """Whether a text stays on its line, and leaves a terminal and the rest of the line as they were: no control
+    character, no end of a line or a paragraph, nothing that turns the direction of what follows, nothing that UTF-8
+    cannot say. Spaces and joiners of any script are letters of its words."""
+    return not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") or letter in TURNING for letter in text)
 
 
 def shown(text: Path | str, most: int = SHOWN_CHARACTERS) -> str:

@@ -295,14 +295,16 @@ def _refuse_foreign_bundle(root: Path) -> None:
     """Refuse a folder whose ``bundle`` edgeprune did not write: a finished build puts its own in that place.
 
     Raises:
-        TargetError: there is one, without a record of a build.
+        TargetError: there is one, without a record of a build, where no build has run.
     """
     bundle = root / BUNDLE
-    if bundle.exists() and not (bundle / BUILD_RECORD).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
-        raise TargetError(
-            f"{root}: has a {BUNDLE!r} that no build of edgeprune wrote (no {BUILD_RECORD} in it), and a build would "
-            "replace it; give another folder: --out DIRECTORY"
-        )
+    with contextlib.suppress(OSError):  # a folder that cannot be looked into is told of as it is opened
+        ours = (root / STATE).is_file() or has_finished_stage(root) or (bundle / BUILD_RECORD).is_file()
+        if not ours and bundle.exists() and (not bundle.is_dir() or any(bundle.iterdir())):
+            raise TargetError(
+                f"{root}: has a {BUNDLE!r} that no build of edgeprune wrote (no {BUILD_RECORD} in it), and a build "
+                "would replace it; give another folder (--out DIRECTORY), or move it away"
+            )
 
 
 @contextlib.contextmanager

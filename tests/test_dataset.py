@@ -605,16 +605,17 @@ def test_where_val_has_to_judge_and_cannot_it_is_refused(tmp_path: Path) -> None
         Dataset.load(data, need=("train", "auto"))
 
 
-def test_a_test_split_that_the_system_does_not_read_is_not_passed_over(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["0.jpg", "0.txt"])
+def test_a_test_split_that_the_system_does_not_read_is_not_passed_over(name, tmp_path, monkeypatch) -> None:
     data, opened = with_test(tmp_path, b"0 .5 .5 .1 .1\n"), Path.stat
 
     def failing(path: Path, **flags: bool) -> os.stat_result:
-        if path.parts[-2:] == ("test", "0.jpg"):
+        if path.parts[-2:] == ("test", name):
             raise OSError(errno.EIO, "Input/output error")
         return opened(path, **flags)
 
     monkeypatch.setattr(Path, "stat", failing)
-    with pytest.raises(DataError, match=r"test/0.jpg cannot be read: Input/output error"):
+    with pytest.raises(DataError, match=rf"test/{name} cannot be read: Input/output error"):
         Dataset.load(data, need=("train", "auto"))
 
 
@@ -637,7 +638,9 @@ def test_a_name_of_any_script_is_a_name(name: str, tmp_path: Path) -> None:
     assert names_of({0: "cat", 1: name}, "m.pt")[1] == name
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\x85b", "a\u2028b", "a\u2029b", "a\x1b[31mb", "a\udce9b", "a\x00"])
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a\x85b", "a\u2028b", "a\u2029b", "a\x1b[31mb", "a\udce9b", "a\x00", "a\u202eb", "\u2067a"]
+)
 def test_a_name_that_leaves_its_line_is_none(name: str) -> None:
     from edgeprune.dataset.entries import checked_names
     from edgeprune.model_metadata import names_of

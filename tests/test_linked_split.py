@@ -242,7 +242,7 @@ def test_a_cache_that_can_be_read_and_no_longer_written_is_the_same_line(task, f
     dataset = Dataset.load(data, task=task)
     place = Path if fails == "mkdir" else os
     monkeypatch.setattr(place, fails, lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only")))
-    with pytest.raises(TargetError, match=r"datasets: cannot be written \(Read-only\); name another folder for caches"):
+    with pytest.raises(TargetError, match=r"datasets: cannot be written: Read-only; name another folder for caches"):
         dataset.for_ultralytics("train", "val")
 
 

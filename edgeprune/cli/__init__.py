@@ -293,7 +293,7 @@ def targets_show(
 ) -> None:
     """Print a profile as it is after extends and defaults.
 
-    One that no build follows is refused behind that. Weights, data and the device are not looked at.
+    One that no build follows as it stands is refused behind that. Weights, data and the device are not looked at.
 
     Example:
       edgeprune targets show jetson-orin

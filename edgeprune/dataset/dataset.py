@@ -35,7 +35,7 @@ from edgeprune.dataset.entries import (
 from edgeprune.dataset.image_hashes import image_hashes
 from edgeprune.dataset.images import list_images
 from edgeprune.dataset.labels import label_file, read_labels
-from edgeprune.dataset.linked_split import LabelRules, LinkedSplit, Source, link_split, writing_cache
+from edgeprune.dataset.linked_split import LabelRules, LinkedSplit, Source, link_split, stamp_of, writing_cache
 from edgeprune.errors import DataError, UnreadableError
 from edgeprune.limited_yaml import read_yaml, yaml_text
 from edgeprune.progress import said_in_this_run
@@ -205,7 +205,7 @@ class Dataset:
     @cached_property
     def _unseen_split(self) -> str:
         images = self.splits.get("test", ())
-        if not images or not (self.task == "classify" or any(is_file(label_file(image)) for image in images)):
+        if not images or not (self.task == "classify" or any(stamp_of(label_file(image)) for image in images)):
             return "val"
         if shared := self.also_in("test").get("val"):
             self._say_once(f"{shared} of the {len(images)} images of split 'test' are in val too: val judges instead")

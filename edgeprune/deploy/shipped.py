@@ -19,7 +19,7 @@ from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
 from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of
 from edgeprune.target import Target
-from edgeprune.target.releases import OLDEST_TENSORRT
+from edgeprune.target.releases import OLDEST_TENSORRT, RELEASES
 from edgeprune.target.schema import Precision
 
 
@@ -157,7 +157,8 @@ class ShippedModel:
         )
 
     def _refuse_unbuildable(self) -> None:
-        release = (self.target.oldest_tensorrt if self.target is not None else None) or OLDEST_TENSORRT
+        # of a bare graph nobody says which release builds it: refused is what the newest refuses too
+        release = RELEASES[-1].first if self.target is None else self.target.oldest_tensorrt or OLDEST_TENSORRT
         errors = [one for one in lint(self.onnx, Limits(tensorrt=release, dynamic=True)) if one.severity == "error"]
         if not errors:
             return

@@ -7,6 +7,7 @@ not take. Input size and other checkpoints are left to people: what they cost is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +40,7 @@ def choose_precision(
         screener: what times forms without training.
     """
     with TemporaryDirectory(prefix="edgeprune-levers-", ignore_cleanup_errors=True) as scratch, quiet():
+        screener = partial(screener, final=True)
         output = choose_output(site, source, "model", dataset, Path(scratch) / "outputs", keep, screener)
         site = site_with(site, output.keys)
         asked = [form for form in forms(site.target, "model") if "size" not in form.levers]

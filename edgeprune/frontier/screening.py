@@ -65,6 +65,7 @@ def screen(
     compiled: Path | None = None,
     *,
     confidence: float | None = None,
+    final: bool = False,
 ) -> Screening:
     """Time every form and measure what is asked of its accuracy; from ``keep`` where it was done before.
 
@@ -78,6 +79,7 @@ def screen(
             connection, a full disk; nor one whose times other work moved.
         compiled: folder of what was compiled of the baseline, here or by whoever is held against it later.
         confidence: least score of a detection that counts for the accuracy, as in :func:`accuracy`.
+        final: keep it also where other work moved its times: a build's finished stages rest on what was chosen by it.
     """
     file = None if keep is None else keep / f"screening-{_key(site, forms, sources, dataset, confidence)}.json"
     if file is not None:
@@ -86,7 +88,7 @@ def screen(
         except DataError:
             pass
     began = time.monotonic()
-    found, may_pass = _screened(site, forms, sources, dataset, folder, compiled, confidence)
+    found, may_pass = _screened(site, forms, sources, dataset, folder, compiled, confidence, final=final)
     found = replace(found, seconds=time.monotonic() - began)
     dataset.require_unchanged()
     if file is not None and not may_pass:
@@ -141,6 +143,8 @@ def _screened(
     folder: Path,
     compiled: Path | None,
     confidence: float | None,
+    *,
+    final: bool,
 ) -> tuple[Screening, bool]:
     """What was measured, and whether it may come out otherwise the next time: a form was refused for another reason
     than what was given, or the times were moved."""
@@ -187,7 +191,8 @@ def _screened(
         site.reporter.progress("screening: all of them side by side", done=total, total=total + 1)
         times, moved = _times(site, list(engines.values()), dataset)
         if moved:
-            site.reporter.note(f"screening: {moved}, so its times are rough; the next run screens again")
+            again = "" if final else "; the next run screens again"
+            site.reporter.note(f"screening: {moved}, so its times are rough{again}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     measured = dict(zip(engines, times, strict=True))
@@ -198,14 +203,14 @@ def _screened(
             gain.ratio,
             values.get(form.identity),
             parameter_count(sources[form.weights].model),
-            gain.low,
-            gain.high if math.isfinite(gain.high) else None,
+            None if moved else gain.low,  # nothing is sure by samples that something moved
+            None if moved or not math.isfinite(gain.high) else gain.high,
         )
         for form in forms
         if form.identity in measured
         for gain in [speed_up_of(times[0], measured[form.identity])]
     )
-    return Screening(screened, refused), may_pass or bool(moved)
+    return Screening(screened, refused), may_pass or (bool(moved) and not final)
 
 
 def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[Measurement], str]:
@@ -218,7 +223,7 @@ def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[
         if not moved or attempt == site.target.measure.retries:
             return times, moved
         attempt += 1
-        wait_before_again(site)
+        wait_before_again(site, *times)
 
 
 def _require_dla(engine: Path) -> None:

@@ -18,7 +18,7 @@ from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.options import named, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
-from edgeprune.pruning.criteria import give_batches, importance_named
+from edgeprune.pruning.criteria import give_batches, ranks_by_images
 from edgeprune.pruning.depth import least_important_blocks, removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.plan_mask import require_removable
@@ -254,11 +254,11 @@ def _refuse_unused_images(
         return
     drawn = [named(name) for name in ("images", "batch") if name in given]
     if drawn and data is None:
-        instead = "batches= are the images" if batches is not None else "no images are given"
-        raise TargetError(
-            f"{', '.join(drawn)}: of what is drawn from {named('data')}, and {instead}; leave out, or give it"
-        )
-    ranks = settings.importance == PruneSettings.importance or importance_named(settings.importance).needs_batches
+        where = named("data")
+        instead = "none are given; give it" if batches is None else "batches= are the images"
+        said = f"of images that are drawn from {where}, and {instead}, or leave this out"
+        raise TargetError(f"{', '.join(drawn)}: {said}")
+    ranks = ranks_by_images(settings.importance)
     if data is not None and not ranks and not settings.drop_blocks:
         raise TargetError(
             f"{named('data')}: {named('importance', settings.importance)} ranks channels without images; leave one out"

@@ -33,6 +33,7 @@ from edgeprune.errors import TargetError
 from edgeprune.options import named, option
 from edgeprune.pruning.group import Group
 from edgeprune.pruning.torch_pruning_ import Estimator, torch_pruning_scores
+from edgeprune.settings import PruneSettings
 
 Score = Callable[[Group], torch.Tensor]
 
@@ -141,6 +142,11 @@ def importance_named(name: str) -> Importance:
     if name not in REGISTRY:
         raise TargetError(f"unknown {named('importance')} '{name}'; choose one of {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
+
+
+def ranks_by_images(name: str) -> bool:
+    """Whether a criterion looks at images; the default, which is chosen among them, does where it has some."""
+    return name == PruneSettings.importance or importance_named(name).needs_batches
 
 
 random = torch_pruning_importance(

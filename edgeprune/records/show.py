@@ -92,7 +92,7 @@ def _made_again(bundle: Path) -> str:
     root = run_directory_of(bundle)
     if root is not None and is_file(root / STATE):
         with contextlib.suppress(DataError):  # the disk that lost the one may have lost the other
-            return f"write it again with: {shown(shlex.join(read_state(root).command))}"
+            return f"write it again with: {shown(shlex.join(read_state(root).command), TO_TYPE)}"
     return "copy the bundle again from where it was built, or build again"
 
 

@@ -15,9 +15,9 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.batches import Batch, calibration_batches
-from edgeprune.pruning.criteria import importance_named
+from edgeprune.pruning.criteria import ranks_by_images
 from edgeprune.pruning.plan import Plan
-from edgeprune.pruning.pruner import AUTO, Pruner, resolve_importance
+from edgeprune.pruning.pruner import Pruner, resolve_importance
 from edgeprune.records.facts import Diagnosis, ProbeFacts, ProbeLatency
 from edgeprune.report.diagnosis import diagnosis_lines
 from edgeprune.runtimes.site import Site
@@ -123,7 +123,7 @@ class BudgetSearch:
         )
         importance = importance or target.prune.importance
         self.batches: list[Batch] | None = None
-        if dataset is not None and (importance == AUTO or importance_named(importance).needs_batches):
+        if dataset is not None and ranks_by_images(importance):
             site.reporter.progress("reading images for the importance of channels")
             self.batches = calibration_batches(dataset, source.task, target.imgsz, seed=site.seed, stride=source.stride)
         self.importance = resolve_importance(importance, self.batches)

@@ -16,7 +16,7 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size
 from edgeprune.options import command_line, named, options_of_command
 from edgeprune.reading import is_file, shown
-from edgeprune.settings import PruneSettings, Training, TrainSettings
+from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Budget, Target
 
 
@@ -97,14 +97,16 @@ def refuse_unused_data(target: Target, data: str | Path | None, *, ranks: bool) 
         data: None where none were given.
         ranks: whether channels are ranked too.
     """
-    from edgeprune.pruning.criteria import importance_named
+    from edgeprune.pruning.criteria import ranks_by_images
 
     importance = target.prune.importance
     seen = target.precision.startswith("int8") or target.qat is not None
     seen = seen or target.budget.scope == "end_to_end" or target.exported_head == "nms"
     if ranks and not seen:
         require_prunable(target, None)  # which says so of a criterion that is none
-        seen = importance == PruneSettings.importance or importance_named(importance).needs_batches
+        seen = ranks_by_images(importance)
+        # where a plan is dear, the diagnosis times the lower formats too, and INT8 is calibrated
+        seen = seen or (target.prune.diagnose and any(one.startswith("int8") for one in target.lower_precisions))
     if data is not None and not seen:
         ranked = f", and ranks channels by {importance}, which needs none" if ranks else ""
         raise TargetError(

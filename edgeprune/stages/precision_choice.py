@@ -5,6 +5,7 @@ Quantised values have to be converted between layers; on a small model that can 
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from dataclasses import replace
@@ -56,9 +57,12 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         found, doubt = _gain(build, *engines)
         gain, holds = found.ratio, accuracy >= fallback.floor
         faster = gain >= LEAST_GAIN or bool(doubt)  # what is not known to be slower stays what was asked for
-        text = f"{asked} is ×{gain:.3f} ({found.low:.3f} to {found.high:.3f}) as fast as {plainer}"
+        ends = f" ({found.low:.3f} to {found.high:.3f})" if math.isfinite(found.high) else ""
+        text = f"{asked} is ×{gain:.3f}{ends} as fast as {plainer}"
         text += f", which does not count, as {doubt}" if doubt else ""
         if faster and holds:
+            if doubt:
+                build.reporter.note(f"{text}: {asked} ships, as was asked for; the other one by precision: {plainer}")
             return PrecisionChoice(asked, plainer, gain, accuracy, None, asked, f"{text}; it holds the accuracy")
         other_accuracy = graph_accuracy(build, other, there, engines[0]).value
         both = f"{text}; accuracy {accuracy:.4f} and {other_accuracy:.4f}, floor {fallback.floor:.4f}"
@@ -84,4 +88,4 @@ def _gain(build: Build, plainer: Path, asked: Path) -> tuple[RatioInterval, str]
         if decided or attempt == site.target.measure.retries:
             return found, doubt
         attempt += 1
-        latency.wait_before_again(site)
+        latency.wait_before_again(site, before, after)

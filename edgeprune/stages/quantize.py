@@ -112,7 +112,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
 
 STAGE = Stage(
     name="quantize",
-    version=12,
+    version=13,
     facts=QuantizeFacts,
     inputs=_inputs,
     run=_run,

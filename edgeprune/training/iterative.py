@@ -18,7 +18,7 @@ from edgeprune.errors import TargetError
 from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
-from edgeprune.pruning.criteria import importance_named
+from edgeprune.pruning.criteria import ranks_by_images
 from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import PruneSettings, TrainSettings
@@ -84,7 +84,7 @@ def prune_in_rounds(
             folder = Path(work) / f"round-{number}"
             start = folder / "pruned.pt"
             loaded = checkpoint.load(current, trust=trust and number == 1)
-            if batches is None and (importance == AUTO or importance_named(importance).needs_batches):
+            if batches is None and ranks_by_images(importance):
                 batches = labelled_batches(loaded, data, settings.side, seed=settings.seed, trust=trust)
             pruner = Pruner(loaded.model, settings.side, align=align, head=settings.head)
             further = macs_speed_up ** (number / rounds) / (unpruned_macs / pruner.macs())

@@ -78,7 +78,7 @@ def test_lint_says_what_nvidias_parser_says(answer, code, says, files, monkeypat
 
 def test_export_simplify_and_quantize_write_beside_their_source(files):
     run = CliRunner().invoke
-    assert run(app, ["export", str(files / "m.pt"), "--imgsz", "64", "-o", str(files / "no.onnx")]).exit_code == 0
+    assert run(app, ["export", str(files / "m.pt"), "--imgsz", "64", "-o", str(files / "x.onnx")]).exit_code == 0
     assert run(app, ["simplify", str(files / "x.onnx")]).exit_code == 0
     assert run(app, ["quantize", str(files / "x-simple.onnx"), "--precision", "fp16"]).exit_code == 0
     assert (files / "x-simple-fp16.onnx").is_file()

@@ -169,8 +169,8 @@ def test_shares_that_come_to_one_width_are_one_measurement_and_say_which(stock, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--images", "8"), "--images: of what is drawn from --data, and no images are given; leave out, or give it"),
-        (("--images", "8", "--batch", "2"), "--images, --batch: of what is drawn from --data"),
+        (("--images", "8"), "--images: of images that are drawn from --data, and none are given; give it, or"),
+        (("--images", "8", "--batch", "2"), "--images, --batch: of images that are drawn from --data"),
         (("--head", "end-to-end"), "--head end-to-end: the model has no end-to-end head; auto, raw, nms are allowed"),
         (("--data", "d.yaml", "--importance", "l1"), "--data: --importance l1 ranks channels without images"),
     ],

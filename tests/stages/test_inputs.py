@@ -141,7 +141,8 @@ def test_a_head_that_the_model_has_not_is_refused_before_it_is_pruned(data: Path
 @pytest.mark.parametrize(
     ("said", "profiled", "searched"),
     [
-        ("prune: {importance: l1}", False, False),
+        ("prune: {importance: l1, diagnose: false}", False, False),
+        ("prune: {importance: l1}", False, True),  # INT8 beside it, where the plan is dear
         ("prune: {importance: taylor}", False, True),
         ("", False, True),
         ("precision: int8\nprune: {importance: l1}", True, True),
@@ -169,7 +170,7 @@ def test_the_commands_refuse_them(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="data: the target cpu neither"):
         profile_layers("cpu", weights, "data.yaml")
     profile = tmp_path / "profile.yaml"
-    profile.write_text("extends: cpu\ndescription: Ours\nprune: {importance: l1}\n")
+    profile.write_text("extends: cpu\ndescription: Ours\nprune: {importance: l1, diagnose: false}\n")
     search = "search", str(weights), "--target", str(profile), "--data", "d.yaml", "-o", str(tmp_path / "o.pt")
     refused = CliRunner().invoke(app, [*search, "--speed-up", "1.5"]).exception
     assert isinstance(refused, TargetError) and "ranks channels by l1, which needs none; leave it out" in str(refused)

@@ -102,7 +102,7 @@ def test_a_run_that_other_work_moved_is_measured_again_and_decides_nothing(
         return pair(*given, effort=effort, **named)
 
     monkeypatch.setattr(precision_choice.latency, "measure_pair", measured)
-    monkeypatch.setattr(precision_choice.latency, "wait_before_again", lambda site: None)
+    monkeypatch.setattr(precision_choice.latency, "wait_before_again", lambda site, before, after: None)
     words = "other work ran on the machine"
     monkeypatch.setattr(precision_choice, "moved_reason", lambda *_: words if len(efforts) <= moved else "")
     choice, *_ = case(0.8, 0.55, 0.56, **{"measure.retries": 2})
