@@ -196,9 +196,13 @@ def test_what_only_informs_may_fail_and_the_run_goes_on(tmp_path: Path) -> None:
     turns = {"programs": [["trtexec", "--no-such-option"]], "writes": "", "rounds": 1, "least_rounds": 1}
     turns = {**turns, "time_limit_s": 0, "timeout_s": 600, "begins": "", "ends": ""}
     in_turns = {**unknown, "measured": True, "turns": turns}
-    endless = {**COMMAND, "timeout_s": 0.0, "informs": True}
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('[ "$1" != --forever ] || exec sleep 600\nexec trtexec "$@"\n')
+    endless = {**COMMAND, "argv": ["trtexec", "--forever"], "timeout_s": 0.2, "informs": True}
     commands = [unknown, in_turns, endless, COMMAND]
-    change_request(folder, scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": commands}])
+    change_request(
+        folder, trtexec=["sh", str(wrapper)], scripts=[{"first": [1, 0, 0], "below": [99, 0, 0], "commands": commands}]
+    )
     assert run_on_stand_in(folder) == (0, "")
     with tarfile.open(folder / "results.tar") as packed:
         file = packed.extractfile("results/results.json")
@@ -207,7 +211,7 @@ def test_what_only_informs_may_fail_and_the_run_goes_on(tmp_path: Path) -> None:
     assert [answer["returncode"] for answer in answers] == [1, 1, 124, 0]
     failures = [answer.get("failure", "") for answer in answers]
     assert all("Unknown option: --no-such-option" in failure for failure in failures[:2])
-    assert "ran longer than 0 s" in failures[2] and failures[3] == ""
+    assert "ran longer than 0.2 s" in failures[2] and failures[3] == ""
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_deepstream_reads_the_name_of_every_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precision", "target", "says"),
     [
-        ("int8", None, r"TensorRT 10\.3 makes no engine .*quantized.*recipe tensorrt --data"),
+        ("int8", None, r"TensorRT 11\.5 makes no engine .*quantized.*recipe tensorrt --data"),
         ("int8", "jetson-xavier-nx", r"TensorRT 8\.5 makes no engine .*recipe tensorrt --data"),
         ("fp32", None, ""),
     ],

@@ -695,8 +695,9 @@ def test_trtexec_on_a_machine_without_a_gpu_is_not_usable(tmp_path, gpus, nodes,
 
 
 def test_a_trtexec_that_does_not_end_is_not_called_missing(tmp_path, monkeypatch):
-    trtexec, _ = tool(tmp_path)
-    monkeypatch.setattr("edgeprune.runtimes.trtexec_.VERSION_TIMEOUT_S", 0.0)
+    trtexec, program = tool(tmp_path)
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr("edgeprune.runtimes.trtexec_.VERSION_TIMEOUT_S", 0.2)
     found = trtexec.availability()
     assert not found.ok and "does not say its version" in found.detail and "--help" in found.remedy
 

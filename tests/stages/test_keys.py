@@ -129,6 +129,7 @@ def test_what_a_killed_process_had_compiled_by_half_is_swept_and_what_another_on
     for folder in (killed, beside):
         folder.mkdir(parents=True)
         (folder / "engine").touch()
+        (folder / LOCK).touch()  # the file stays, the lock on it does not
     during: list[Path] = []
 
     def compile_source(folder: Path) -> None:
