@@ -81,17 +81,15 @@ def _judge(build: Build, record: Record[FinetuneFacts]) -> Judgement:
 
 def training_text(training: TrainSummary, teacher: str | None, goal: AccuracyGoal | None) -> str:
     """How fine-tuning went: which epoch was kept, and of what split its figure is; the teacher only where it taught."""
-    if training.found_nothing:
-        text = training.which_epoch
-    elif training.kept_given:
+    if training.kept_given and not training.found_nothing:
         epochs = "the only epoch was not" if training.epochs_run == 1 else f"none of {training.epochs_run} epochs was"
         text = f"epoch 0: {epochs} better on split val than the pruned model, which is kept as it was"
     else:
-        text = training.which_epoch
-        text += f", taught by {teacher}{_distances(training)}" if teacher else ""
+        text = training.kept_epoch
+        text += f", taught by {teacher}{_distances(training)}" if teacher and not training.kept_given else ""
     if goal is not None:
         text += f", until within {goal.max_drop:g} of {goal.baseline:.4f}"
-    return f"{text}; the artifact is judged below"
+    return "; ".join(filter(None, (text, training.advice, "the artifact is judged below")))
 
 
 def _distances(training: TrainSummary) -> str:

@@ -61,14 +61,22 @@ class TrainSummary:
     @property
     def which_epoch(self) -> str:
         """Which epoch was kept, in words, where it is not the given model; where none found anything, what to do."""
+        return "; ".join(filter(None, (self.kept_epoch, self.advice)))
+
+    @property
+    def kept_epoch(self) -> str:
+        """The same without what to do."""
         if not self.found_nothing:
             return f"best epoch {self.best_epoch} of {self.epochs_run} on split val"
         epochs = "the only epoch" if self.epochs_run == 1 else f"none of {self.epochs_run} epochs"
         found = "found nothing" if self.epochs_run == 1 else "found anything"
-        return (
-            f"{epochs} {found} on split val, so that none is the best, and epoch {self.best_epoch} was kept; train for "
-            "more epochs, and look whether the labels lie on their objects"
-        )
+        return f"{epochs} {found} on split val, so that none is the best, and epoch {self.best_epoch} was kept"
+
+    @property
+    def advice(self) -> str:
+        """What to do where no epoch found anything; else empty."""
+        found = "train for more epochs, and look whether the labels lie on their objects"
+        return found if self.found_nothing else ""
 
     @property
     def kept_given(self) -> bool:

@@ -72,9 +72,10 @@ def test_a_row_of_training_names_the_figure_of_its_task(stage: Any, form: str, t
 def test_an_epoch_of_a_model_that_never_finds_anything_is_no_best_one(best: int, figure: str) -> None:
     epochs = tuple(Epoch(number, 1.0, {"train/box_loss": 2.0, figure: 0.0}) for number in (1, 2))
     nothing = TrainSummary(2, best, epochs, 0.0, 1.0)
-    said = f"none of 2 epochs found anything on split val, so that none is the best, and epoch {best} was kept; "
+    said = f"none of 2 epochs found anything on split val, so that none is the best, and epoch {best} was kept"
     assert nothing.which_epoch.startswith(said)
-    assert training_text(nothing, "big.pt", None).startswith(said)
+    taught = ", taught by big.pt" if best else ""  # the given model was taught nothing
+    assert training_text(nothing, "big.pt", None).startswith(f"{said}{taught}; train for more epochs")
     facts: Any = SimpleNamespace(training=nothing, goal=None)
     for stage in (pretrain, finetune, qat):
         target = SimpleNamespace(finetune=SimpleNamespace(teacher=None, distill=False))
