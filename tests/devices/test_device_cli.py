@@ -215,8 +215,8 @@ def test_accuracy_and_comparison_go_to_the_profiles_device(
         "measure: {rounds: 20, warmup_s: 0.01}\n"
     )
     code, out, err = run(monkeypatch, capsys, "val", model, "--data", data, "--target", str(profile))
-    assert code == 0, err
-    assert "outputs against it" in out
+    assert code == 5, err  # three images do not tell whether the engine finds what its graph finds
+    assert "outputs against it" in out and "a split with more images would tell" in out
     command = ("compare", model, model, "--data", data, "--target", str(profile), "--images", "0")
     code, out, err = run(monkeypatch, capsys, *command)
     assert code == 0, err
