@@ -37,6 +37,8 @@ BUNDLE = "bundle"
 BUILD_RECORD = "build.json"
 OLD_BUNDLE = ".bundle-old"
 """Where the bundle lies while the one that takes its place is moved there; never named as what may be cleared."""
+STAGE_FOLDER = "[a-z]+-[0-9a-f]{12}"
+"""What :attr:`Key.folder_name` gives: names by which a folder is known as edgeprune's."""
 FAILED = "failed"
 SCRATCH = ".scratch"
 KEPT_S = 30 * 24 * 3600  # what nothing has used for so long is removed: stages that did not finish, links to datasets
@@ -266,7 +268,7 @@ class Workspace:
 
 
 def _is_ours(folder: Path) -> bool:
-    return re.fullmatch(r"[a-z]+-[0-9a-f]{12}", folder.name) is not None
+    return re.fullmatch(STAGE_FOLDER, folder.name) is not None
 
 
 def _written(folder: Path) -> float:
@@ -350,7 +352,7 @@ def open_workspace(root: Path, work: str = BUILD) -> Generator[Workspace, None, 
         _held.add(handle)
         try:
             for leftover in root.glob(".partial-*-*"):
-                if re.fullmatch(r"\.partial-([a-z]+-[0-9a-f]{12}|bundle)-\d+", leftover.name):
+                if re.fullmatch(rf"\.partial-({STAGE_FOLDER}|{BUNDLE})-\d+", leftover.name):
                     shutil.rmtree(leftover, ignore_errors=True)
             for folder in (root, *(one for one in root.iterdir() if one.is_dir() and not one.is_symlink())):
                 with contextlib.suppress(OSError):

@@ -45,7 +45,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.serial import from_json, parse_json, read_json
 from edgeprune.target import Target
-from edgeprune.workspace import BUNDLE, OLD_BUNDLE, held, held_build, run_directory_of
+from edgeprune.workspace import BUILD_RECORD, BUNDLE, OLD_BUNDLE, held, held_build, run_directory_of
 
 if TYPE_CHECKING:
     from edgeprune.carry.visit import Visit
@@ -201,7 +201,7 @@ def _find_bundle(request: str) -> Path:
 
 
 def _is_bundle(place: Path) -> bool:
-    return (place / FOLDER / "request.json").is_file() and (place / "build.json").is_file()
+    return (place / FOLDER / "request.json").is_file() and (place / BUILD_RECORD).is_file()
 
 
 def _none_found(where: str) -> DataError:

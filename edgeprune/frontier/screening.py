@@ -24,7 +24,7 @@ from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.latency import wait_before_again
 from edgeprune.measure.variants import moved_reason, only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement, speed_up_of
@@ -228,9 +228,8 @@ def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[
 
 def _require_dla(engine: Path) -> None:
     """Refuse a form whose figures would be the GPU's although the target asks for a DLA: its build fails for that."""
-    facts = read_facts(engine)
-    if facts is not None and facts.off_dla:
-        raise TargetError(f"{facts.off_dla}; {LEAVE_DLA}")
+    if fell_back := off_dla(engine):
+        raise TargetError(f"{fell_back}; {LEAVE_DLA}")
 
 
 def _fewer_images(dataset: Dataset) -> Dataset:

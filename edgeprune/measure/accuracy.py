@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.agreement import LOOKS, MOST_IMAGES, agreement_bounds
+from edgeprune.samples.agreement import FIRST_LOOK, LOOKS, MOST_IMAGES, agreement_bounds
 from edgeprune.samples.average_precision import Detections, ImageScores
 from edgeprune.settings import Inference
 
@@ -217,16 +218,12 @@ def _agreement(
     """An engine held against its graph, on as many images as it takes to tell whether they agree."""
     images = dataset.sample_images(dataset.judging_split(split), MOST_IMAGES, seed)
     random.Random(seed).shuffle(images)  # the first of them are to stand for all of them
-    found: ParityInfo | None = None
-    for start, end in pairwise((0, *LOOKS)):
-        if not (part := images[start:end]):
+    compared = partial(parity, onnx, engine, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
+    found = compared(images[:FIRST_LOOK])
+    for seen, most in pairwise(LOOKS):
+        if len(images) <= seen or agreement_bounds(found.by_image).decided:
             break
-        further = parity(onnx, engine, part, imgsz=imgsz, runtime=runtime, metadata=metadata_of(onnx))
-        found = further if found is None else found.with_more(further)
-        if agreement_bounds(found.by_image).decided:
-            break
-    if found is None:
-        raise DataError(f"{dataset.source}: split {dataset.judging_split(split)!r} has no images to compare outputs on")
+        found = found.with_more(compared(images[seen:most]))
     return found
 
 

@@ -23,7 +23,7 @@ from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import off_dla, read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.onnx_facts import frees, model_bytes, onnx_facts
 from edgeprune.runtimes.site import open_site
@@ -469,8 +469,7 @@ def _precision_of(engine: Path, name: str, note: Callable[[str], None]) -> str:
 def _off_dla(engine: Path) -> str:
     """That an engine's figures are the GPU's, although a DLA was asked for; empty where they are not."""
     with only_informs("", lambda _: None):
-        if engine.suffix != ".onnx" and (facts := read_facts(engine)) is not None:
-            return facts.off_dla
+        return "" if engine.suffix == ".onnx" else off_dla(engine)
     return ""
 
 

@@ -73,6 +73,12 @@ class EngineFacts:
         return f"no layer of the engine is on DLA core {self.dla_core}: all of it fell back to the GPU"
 
 
+def off_dla(engine: Path) -> str:
+    """:attr:`EngineFacts.off_dla` of an engine's file; empty too where nothing is known of it."""
+    facts = read_facts(engine)
+    return "" if facts is None else facts.off_dla
+
+
 def facts_path(engine: Path) -> Path:
     """Where the facts of an engine lie."""
     return engine.with_name(engine.name + ".json")

@@ -10,7 +10,7 @@ from edgeprune.input_size import Size, pixels
 from edgeprune.measure import compiling
 from edgeprune.measure.latency import latency_settings
 from edgeprune.records.facts import BaselineFacts, PretrainFacts
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
 from edgeprune.samples.gates import Gate, Verdict, info_gate, latency_gate, pending_gate, scope_words
 from edgeprune.samples.measurement import Measurement
@@ -113,8 +113,8 @@ def _judge(build: Build, record: Record[BaselineFacts]) -> Judgement:
         # known before hours of training; a usable TensorRT, before which it was asked, has built the graph by now
         rows += acceptance_gates("baseline", build.target, record.path("onnx"))
         return Judgement([*rows, pending_gate("baseline", f"latency {statistic}", None, "ms", build.next_command)])
-    if (facts := read_facts(record.path("engine"))) is not None and facts.off_dla:
-        build.reporter.note(f"warning: unpruned, {facts.off_dla}; {LEAVE_DLA}")
+    if fell_back := off_dla(record.path("engine")):
+        build.reporter.note(f"warning: unpruned, {fell_back}; {LEAVE_DLA}")
     settings = latency_settings(build.site, build.dataset)
     [latency] = build.site.runtime.latency([record.path("engine")], settings, progress=build.reporter.progress)
     # a first look: what is held against the budget is measured again beside the candidate, and that is the figure

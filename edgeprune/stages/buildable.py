@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from edgeprune.errors import DataError, TargetError
 from edgeprune.options import named
-from edgeprune.settings import PruneSettings
+from edgeprune.settings import PruneSettings, Training
 from edgeprune.target import Target
 
 
@@ -35,10 +35,15 @@ def require_buildable(target: Target, *, pretrains: bool = True) -> None:
     _require_device(target)
 
 
-def _require_trainings(target: Target, pretrains: bool) -> None:
+def trainings_of(target: Target, pretrains: bool) -> dict[str, Training]:
+    """The sections of a profile that a build trains by, by name; arguments as of :func:`require_buildable`."""
     sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat}
     sections |= {"pretrain": target.pretrain} if pretrains else {}
-    said = {name: section for name, section in sections.items() if section is not None and section.train}
+    return {name: section for name, section in sections.items() if section is not None}
+
+
+def _require_trainings(target: Target, pretrains: bool) -> None:
+    said = {name: section for name, section in trainings_of(target, pretrains).items() if section.train}
     if said:  # everything else of a section was checked when the profile was read
         from edgeprune.search.inputs import require_training_arguments
 

@@ -20,7 +20,7 @@ from edgeprune.stages.base import Build
 from edgeprune.stages.bundle_readme import readme
 from edgeprune.stages.engine import final_onnx, target_to_ship
 from edgeprune.stages.quantize import shipped_model
-from edgeprune.workspace import BUNDLE, OLD_BUNDLE
+from edgeprune.workspace import BUILD_RECORD, BUNDLE, OLD_BUNDLE
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
@@ -83,7 +83,7 @@ def write_bundle(root: Path, chosen: Mapping[str, bytes | Path], record: BuildRe
     partial.mkdir()
     try:
         write_files(partial, {**chosen, **with_texts(record, graph)[1]})
-        write_build(partial / "build.json", record)
+        write_build(partial / BUILD_RECORD, record)
     except BaseException:  # a full disk is to get its room back
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -22,7 +22,7 @@ from edgeprune.search.inputs import (
     require_training_arguments,
 )
 from edgeprune.stages.base import Weights
-from edgeprune.stages.buildable import require_buildable
+from edgeprune.stages.buildable import require_buildable, trainings_of
 from edgeprune.target import Target
 
 
@@ -107,9 +107,7 @@ def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
         refuse_shared_weights(loaded.model)
         refuse_lacking_head(loaded, target)
     require_prunable(target, loaded)
-    pretrain = target.pretrain if loaded is None else None
-    sections = {"sparsify": target.sparsify, "finetune": target.finetune, "qat": target.qat, "pretrain": pretrain}
-    require_training_arguments(target, sections)
+    require_training_arguments(target, trainings_of(target, loaded is None))
 
 
 def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Checkpoint | None]:
