@@ -21,7 +21,7 @@ from edgeprune.export.graph import metadata_of
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.measure.latency import wait_before_again
+from edgeprune.measure.latency import measure_until_told
 from edgeprune.measure.variants import moved_reason, only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
 from edgeprune.runtimes.engine_file import off_dla
@@ -216,14 +216,15 @@ def _screened(
 def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[Measurement], str]:
     """Every engine in one run, the baseline first, again while something moves the samples, as often as the target
     says; and what moved those of the last run, empty where nothing did."""
-    attempt = 0
-    while True:
-        times = side_by_side(site, engines, dataset, effort=EFFORT)
-        moved = next(filter(None, (moved_reason(times[0], one) for one in times[1:] or times)), "")
-        if not moved or attempt == site.target.measure.retries:
-            return times, moved
-        attempt += 1
-        wait_before_again(site, *times)
+
+    def measure(effort: float) -> list[Measurement]:
+        return side_by_side(site, engines, dataset, effort=EFFORT * effort)
+
+    def moved(times: list[Measurement]) -> str:
+        return next(filter(None, (moved_reason(times[0], one) for one in times[1:] or times)), "")
+
+    times, _ = measure_until_told(site, "screening", measure, moved, site.target.measure.retries)
+    return times, moved(times)
 
 
 def _require_dla(engine: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LEAST_FRAMES, MOST_FRAMES = 8, 32  # validation images that an end-to-end measurement goes through in turn
 FRAMES_CONFIDENCE = 0.95  # with which the slowest of so many images bound the percentile of all, as far as 32 can
 FRAMES_BYTES = 256 * 2**20  # that they may take in the memory of the process that times: a board has little
+
+Taken = TypeVar("Taken", bound=Sequence[Measurement])
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,30 @@ def wait_before_again(site: Site, *before: Measurement) -> None:
         wait_for_quiet(site.target.measure.quiet_wait_s, site.target.measure.threads, site.reporter.note)
 
 
+def measure_until_told(
+    site: Site, what: str, measure: Callable[[float], Taken], untold: Callable[[Taken], str], retries: int
+) -> tuple[Taken, int]:
+    """Measure, and again with twice the samples each time, :data:`MAX_EFFORT` times as many at most, while what came
+    out tells nothing; see :func:`wait_before_again`.
+
+    Args:
+        site: the target.
+        what: is measured; for the notes.
+        measure: takes the factor on the number of samples.
+        untold: why nothing follows from what was measured; empty where something does.
+        retries: how often to measure again.
+
+    Returns:
+        What was measured last, and how often it was measured.
+    """
+    attempt = 0
+    while (why := untold(taken := measure(min(2.0**attempt, MAX_EFFORT)))) and attempt < retries:
+        attempt += 1
+        site.reporter.note(f"{what}: inconclusive, {why}; measuring again with twice the samples")
+        wait_before_again(site, *taken)
+    return taken, attempt + 1
+
+
 def judge_latency(
     site: Site, stage: str, baseline: Path, candidate: Path, dataset: Dataset | None = None, *, trained: bool = False
 ) -> JudgedLatency:
@@ -180,17 +206,15 @@ def judge_until_decided(
         measure: takes the factor on the number of samples, gives the baseline's latency and the candidate's.
         retries: how often to measure again.
     """
-    attempt = 0
-    while True:
-        before, after = measure(min(2.0**attempt, MAX_EFFORT))
-        gate = budget_gate(site.target, stage, before, after)
-        if gate.verdict is not Verdict.INCONCLUSIVE or attempt == retries:
-            break
-        attempt += 1
-        site.reporter.note(f"{stage}: inconclusive, {gate.reason}; measuring again with twice the samples")
-        wait_before_again(site, before, after)
-    if attempt:
-        gate = replace(gate, reason=f"{gate.reason} (measured {attempt + 1} times)")
+
+    def undecided(pair: tuple[Measurement, Measurement]) -> str:
+        found = budget_gate(site.target, stage, *pair)
+        return found.reason if found.verdict is Verdict.INCONCLUSIVE else ""
+
+    (before, after), times = measure_until_told(site, stage, measure, undecided, retries)
+    gate = budget_gate(site.target, stage, before, after)
+    if times > 1:
+        gate = replace(gate, reason=f"{gate.reason} (measured {times} times)")
     if (state := after.conditions.end_to_end) is not None and state.frames:
         images = len(state.frames)
         gate = replace(gate, reason=f"{gate.reason}; over {images} image{'s' * (images > 1)}")

@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.measure import compiling, latency
-from edgeprune.measure.bench import MAX_EFFORT
 from edgeprune.measure.variants import moved_reason
 from edgeprune.records.facts import FallbackFacts, PrecisionChoice
-from edgeprune.samples.measurement import LEAST_GAIN, speed_up_of
+from edgeprune.samples.measurement import LEAST_GAIN, Measurement, speed_up_of
 from edgeprune.samples.statistics import RatioInterval
 from edgeprune.stages.base import Build
 from edgeprune.stages.mixed_precision import graph_accuracy
@@ -79,13 +78,18 @@ def _gain(build: Build, plainer: Path, asked: Path) -> tuple[RatioInterval, str]
 
     A steady run that ends near :data:`LEAST_GAIN` decides by its ratio: either format is then as good.
     """
-    site, attempt = build.site, 0
-    while True:
-        effort = min(2.0**attempt, MAX_EFFORT)
-        before, after = latency.measure_pair(site, plainer, asked, build.dataset, effort=effort, trained=True)
-        found, doubt = speed_up_of(before, after), moved_reason(before, after)
-        decided = not doubt and (found.low >= LEAST_GAIN or found.high < LEAST_GAIN)
-        if decided or attempt == site.target.measure.retries:
-            return found, doubt
-        attempt += 1
-        latency.wait_before_again(site, before, after)
+    site = build.site
+
+    def measure(effort: float) -> tuple[Measurement, Measurement]:
+        return latency.measure_pair(site, plainer, asked, build.dataset, effort=effort, trained=True)
+
+    def untold(pair: tuple[Measurement, Measurement]) -> str:
+        if moved := moved_reason(*pair):
+            return moved
+        found = speed_up_of(*pair)
+        decided = found.low >= LEAST_GAIN or found.high < LEAST_GAIN
+        return "" if decided else f"{found.low:.3f} to {found.high:.3f} has ×{LEAST_GAIN:g} inside"
+
+    what = f"{build.target.precision} against {build.target.plainer_precision}"
+    pair, _ = latency.measure_until_told(site, what, measure, untold, site.target.measure.retries)
+    return speed_up_of(*pair), moved_reason(*pair)
