@@ -32,7 +32,7 @@ from edgeprune.families import family_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
 from edgeprune.model_file import missing_model
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
-from edgeprune.reading import exists, is_file, shown
+from edgeprune.reading import exists, is_address, is_file, shown
 from edgeprune.unpickle import STOCK_PACKAGES, content_of, globals_of, is_foreign, ultralytics_reads
 
 RECTANGLE = "imgsz"  # key of our own metadata: height and width that a model was trained at, where it is no square
@@ -403,6 +403,8 @@ def _find_file(path: Path | str) -> Path:
             if file.is_file():
                 return file
             raise DataError(f"{path} is not here and cannot be downloaded; put the file here, or go online")
+    if is_address(path):
+        raise DataError(missing_model(file, ".pt"))
     if meant := published_name(path):
         raise DataError(
             f"cannot read {shown(path)}: no such file, and no published weights have this name; did you mean {meant}?"

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from edgeprune.errors import DataError
-from edgeprune.reading import exists, is_file, shown
+from edgeprune.reading import exists, is_address, is_file, shown
 
 KINDS = {".pt": "a checkpoint", ".onnx": "an ONNX file", ".engine": "an engine"}
 MODELS_OF_A_FOLDER = (  # as builds, bundles and trainings leave them, the one to give first
@@ -46,6 +46,8 @@ def require_model(path: Path | str, *allowed: str, closed: bool = False) -> None
 def missing_model(path: Path, *allowed: str) -> str:
     """What to say where no file is at a path that was given for a model."""
     if not exists(path):
+        if is_address(path):
+            return f"{shown(path)} is an address; download the file, and give its path"
         return f"{shown(path)} does not exist; {_expected(allowed)} was expected"
     if not path.is_dir():
         kind = "a pipe or a device" if path.exists() else "a link to nowhere"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,11 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def is_address(given: Path | str) -> bool:
+    """Whether an address was given where a path was expected; a ``Path`` of one has kept a slash of two."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", str(given), re.IGNORECASE) is not None
 
 
 def exists(path: Path) -> bool:

@@ -232,6 +232,11 @@ def test_a_split_is_checked_when_it_is_needed(tmp_path):
         (lambda root: packed(root / "d.zip"), "detect", "d.zip is an archive; unpack it and give its YAML"),
         (lambda root: packed(root / "d.TAR.GZ"), "classify", "is an archive; unpack it and give its folder of class"),
         (lambda root: packed(root / "d.ndjson"), None, "convert_ndjson_to_yolo"),
+        (
+            lambda root: "https://example.invalid/d.zip",
+            "detect",
+            "d.zip is an address; download it, unpack it, and give",
+        ),
         (lambda root: (root / "train").mkdir() or root, "classify", "no class folders"),
         (lambda root: class_folders(root, splits=("train",)), "classify", "no split 'val'"),
     ],

@@ -119,6 +119,15 @@ def test_a_missing_model_is_missing(
 
 
 @pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_address_is_told_from_a_mistyped_path(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"https://example.invalid/v1/model{COMMANDS[command][-1]}"
+    assert "is an address; download the file, and give its path" in said(command, given, monkeypatch, capsys)
+
+
+@pytest.mark.usefixtures("place")
 def test_a_graph_by_an_engines_name_is_no_engine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

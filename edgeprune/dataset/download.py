@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.quiet import quiet
-from edgeprune.reading import is_file, shown
+from edgeprune.reading import is_address, is_file, shown
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".txz", ".tbz2")  # what Ultralytics downloads and unpacks
 
@@ -75,6 +75,9 @@ def by_ultralytics(name: str, task: str | None) -> Path:
 def fetch(name: Path | str, task: str | None) -> Path:
     """What a name stands for that Ultralytics knows: its own YAMLs may download what they like."""
     path = Path(name)
+    if is_address(name):
+        inside = "folder of class folders" if task == "classify" else "YAML"
+        raise DataError(f"dataset {shown(name)} is an address; download it, unpack it, and give its {inside}")
     if path.is_absolute() or len(path.parts) > 1:  # a path, not a name
         raise DataError(f"dataset {shown(name)} does not exist; give a YAML, or a folder of class folders")
     if task == "classify":
