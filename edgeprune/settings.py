@@ -466,6 +466,9 @@ class Calibration(Settings):
     """How a range is chosen from the values seen."""
     percentile: Annotated[float, Gt(50), Le(100)] = 99.99
     """Share of the values that a range covers, in percent, for ``percentile``."""
+    reduce_range: bool | None = None
+    """Weights of 7 bits, for ONNX Runtime on a CPU alone: on x86 without VNNI sums of full ones do not fit its integer
+    kernels, and are cut off. Null: where the CPU that runs it needs it."""
 
 
 LAUNCHES = 3

@@ -78,7 +78,10 @@ def test_module_that_a_page_starts_can_be_started(page: str, module: str, rest: 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_options_named_in_the_text_exist(path: Path) -> None:
-    known = {name for command in commands().values() for one in command.params for name in one.opts} | {"--help"}
+    known = {
+        name for command in commands().values() for one in command.params for name in (*one.opts, *one.secondary_opts)
+    }
+    known |= {"--help"}
     known |= {"--fp16", "--int8", "--init"}  # trtexec's, whose others have a capital letter, and docker's
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     found = (name for code in re.findall(r"`([^`]+)`", text) for name in re.findall(r"(?<![\w-])--[a-z][\w-]*", code))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
 from edgeprune.errors import TargetError
+from edgeprune.measure.compiling import int8_recipe
 from edgeprune.options import options_of_command
-from edgeprune.settings import TrainSettings
+from edgeprune.settings import RuntimeName, TrainSettings
 from edgeprune.stages.bundle_readme import trtexec_lines
 from edgeprune.target import (
     Target,
@@ -146,6 +147,10 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         ("extends: desktop-tensorrt\nbuilder: {tactic_sources: [CUDNN]}", "builder.tactic_sources"),
         ("extends: desktop-tensorrt\nexport: {opset: 18}", "TensorRT 8.5 reads opset 17 at most; seen: 18"),
         ("extends: cpu\nprecision: int8\nexport: {opset: 12}", "int8, .* needs opset 13 or more; seen: 12"),
+        ("extends: cpu\nprecision: int8-fp16", "int8-fp16 is for TensorRT; the runtime onnxruntime allows fp32"),
+        ("extends: desktop-cuda\nruntime: onnxruntime\nprecision: int8-fp16", "int8-fp16 is for TensorRT"),
+        ("extends: desktop-cuda\ncalibration: {reduce_range: true}", "reduce_range is for .* onnxruntime, on a CPU"),
+        ("extends: jetson-orin\ncalibration: {reduce_range: false}", "trtexec allows null: leave it out"),
         ("extends: desktop-cuda\nprecision: int8-fp16\nexport: {opset: 12}", "needs opset 13 or more; seen: 12"),
         (
             "extends: desktop-cuda\nruntime: onnxruntime-tensorrt-rtx\nmeasure: {cuda_graph: true}",
@@ -548,3 +553,41 @@ def test_a_target_that_is_none_is_answered_by_what_was_meant_and_not_by_all(name
     said = str(refused.value)
     assert says in said and said.endswith(": edgeprune targets")
     assert sum(one in said.split() for one in shipped_targets()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("machine", "isa", "reduced"),
+    [
+        ("x86_64", "sse4_2 avx avx2 fma f16c", True),
+        ("x86_64", "avx2 avx512f avx512bw avx512vl", True),  # AVX-512 alone adds as AVX2 does
+        ("AMD64", "avx2", True),
+        ("x86_64", "none known", True),
+        ("x86_64", "avx2 avx512f avx512_vnni", False),
+        ("x86_64", "avx2 avx_vnni", False),
+        ("x86_64", "avx2 amx_tile amx_int8", False),
+        ("aarch64", "asimd", False),
+        ("arm64", "none known", False),
+    ],
+)
+def test_int8_weights_are_of_seven_bits_where_the_cpu_that_runs_them_would_cut_off_their_sums(
+    machine: str, isa: str, reduced: bool
+) -> None:
+    assert load_target("cpu").at_cpu(machine, isa).calibration.reduce_range is reduced
+    for said in (True, False):  # whoever states it knows better
+        stated = load_target("cpu").changed({"calibration.reduce_range": said})
+        assert stated.at_cpu(machine, isa).calibration.reduce_range is said
+
+
+@pytest.mark.parametrize("name", ["cpu", "desktop-cuda", "jetson-orin"])
+@pytest.mark.parametrize("runtime", get_args(RuntimeName))
+def test_number_formats_are_those_of_the_runtime_whatever_the_device_is(name: str, runtime: RuntimeName) -> None:
+    by_cpu = runtime == "onnxruntime"
+    if name == "cpu" and not by_cpu:
+        with pytest.raises(TargetError, match="needs an NVIDIA GPU"):
+            load_target(name).changed({"runtime": runtime})
+        return
+    keys = {"runtime": runtime, "precision": "fp32", "measure.cuda_graph": False, "measure.copies": True}
+    target = load_target(name).changed(keys)
+    assert target.lower_precisions == (("int8",) if by_cpu else ("fp16", "int8-fp16"))
+    assert target.changed({"precision": "int8"}).plainer_precision == ("fp32" if by_cpu else "fp16")
+    assert int8_recipe(target) == int8_recipe(load_target(name), runtime) == ("cpu" if by_cpu else "tensorrt")

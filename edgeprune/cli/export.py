@@ -118,6 +118,12 @@ def quantize_command(
     ] = None,
     count: Annotated[int | None, option_of(Calibration, "images", "--count")] = None,
     method: Annotated[str | None, option_of(Calibration, "method")] = None,
+    reduce_range: Annotated[
+        bool | None,
+        option_of(
+            Calibration, "reduce_range", "--reduce-range/--full-range", without="as this CPU needs it if not given"
+        ),
+    ] = None,
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     keep_float: Annotated[
         list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
@@ -135,9 +141,10 @@ def quantize_command(
 
     if precision == "fp16":
         of_int8 = {"--data": data, "--recipe": recipe, "--count": count, "--method": method}
+        of_int8 |= {"--reduce-range": reduce_range or None, "--full-range": None if reduce_range is not False else True}
         refuse_without_effect(of_int8, "calibrates INT8, and --precision is fp16")
     output = output or _beside(model, f"{model.stem}-{precision}.onnx")
-    stated: dict[str, Any] = {"images": count, "recipe": recipe, "method": method}
+    stated: dict[str, Any] = {"images": count, "recipe": recipe, "method": method, "reduce_range": reduce_range}
     info = quantize_onnx(
         model,
         output,
@@ -151,6 +158,10 @@ def quantize_command(
     lines = [f"{output}: {info.precision}, {info.size_before / 1e6:.1f} → {info.size_after / 1e6:.1f} MB"]
     if info.images:
         lines.append(f"{info.quantized_layers} layers in INT8, {len(info.float_layers)} in float; {info.images} images")
+        if info.reduced_range and reduce_range is None:
+            lines.append("weights of 7 bits, as this CPU needs them: x86 without VNNI; for another CPU --full-range")
+        elif recipe == "cpu" and reduce_range is None:
+            lines.append("weights of 8 bits, as this CPU takes them; for an x86 CPU without VNNI --reduce-range")
         if recipe in (None, "tensorrt") and precision == "int8":
             lines.append("made for TensorRT; ONNX Runtime runs it on a CPU more slowly than FP32: there --recipe cpu")
     _print({"path": output, **to_json(info)}, "\n".join([*lines, *info.warnings]), as_json)

@@ -12,7 +12,10 @@ There are two recipes, because two kinds of runtime fuse different graphs:
     not fuse it, there it is slower than FP32.
 ``cpu``
     asymmetric uint8 activations, symmetric int8 weights per channel, int32 bias, activations quantised too: what ONNX
-    Runtime's CPU provider fuses into integer kernels (U8S8, fast with AVX-512 VNNI or AVX2). TensorRT rejects it.
+    Runtime's CPU provider fuses into integer kernels (U8S8, fast with VNNI or AVX2). TensorRT rejects it. On x86
+    without VNNI or AMX (AVX2, AVX-512 alone) those kernels add pairs of products in 16 bits, where two of 255 × 127 do
+    not fit: the sums are cut off, and accuracy goes without a word. There the weights are of 7 bits (``reduce_range``,
+    as ONNX Runtime's guide says), and 255 × 64 twice fits.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgeprune.agent.host import cpu_identity
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
 from edgeprune.export.graph import inputs_of, load_made, metadata_of, opset_of, save_graph, set_metadata, with_shapes
 from edgeprune.export.half import cast_graph_to_half
@@ -38,7 +42,9 @@ from edgeprune.export.onnx import DEFAULT_OPSET, ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import from_selection_on, regions_of
 from edgeprune.export.result import PrecisionInfo
+from edgeprune.options import named
 from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, LEAST_INT8_OPSET, Calibration
+from edgeprune.target.cpus import needs_reduced_range
 
 RECIPES = ("tensorrt", "cpu")
 
@@ -59,11 +65,12 @@ def quantize_to_int8(
     head_in_float: bool = True,
     keep_float: Collection[str] = (),
     half: bool = False,
+    reduce_range: bool | None = None,
 ) -> PrecisionInfo:
     """Quantise a graph's convolutions to INT8 with explicit Q/DQ pairs, by ONNX Runtime's static quantisation.
 
     Args:
-        source, output, recipe, method, percentile, keep_float: as in
+        source, output, recipe, method, percentile, keep_float, reduce_range: as in
             :func:`~edgeprune.export.quantize.quantize_onnx`.
         images: calibration images, of the training split.
         per_channel: a scale a channel for weights; False is one a tensor.
@@ -73,7 +80,8 @@ def quantize_to_int8(
     Raises:
         DataError: the source cannot be read, is not FP32 or of an opset without a scale a channel, an image cannot be
             read, or fewer than 16 images.
-        TargetError: an unknown recipe, method or node, or the output cannot be written.
+        TargetError: an unknown recipe, method or node, ``half`` or ``reduce_range`` of a recipe that has none, or the
+            output cannot be written.
         StageError: ONNX Runtime could not quantise the graph, or what it gave does not load.
     """
     if recipe not in RECIPES:
@@ -81,6 +89,9 @@ def quantize_to_int8(
     Calibration.of(method=method, percentile=percentile)
     if half and recipe == "cpu":
         raise TargetError("int8-fp16 is for TensorRT; ONNX Runtime's CPU provider has no half precision kernels")
+    if reduce_range is not None and recipe != "cpu":
+        raise TargetError(f"{named('reduce_range')} is for the recipe cpu; TensorRT takes all 8 bits: leave it out")
+    reduced = recipe == "cpu" and (_needed_here() if reduce_range is None else reduce_range)
     warnings = calibration_warnings(len(images))
     model = load_fp32(source, keep_float)
     if per_channel and (seen := opset_of(model)) < LEAST_INT8_OPSET:
@@ -95,7 +106,7 @@ def quantize_to_int8(
     # scale at the graph's end, where taking the layer back to float does not reach it.
     selecting = from_selection_on(model, regions.decoder)
     body = _without_nodes(model, selecting)
-    body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting)
+    body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting, reduced)
     quantized = _with_decoder(body, model, selecting)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
     set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
@@ -113,7 +124,13 @@ def quantize_to_int8(
         size_before=model.ByteSize(),
         size_after=quantized.ByteSize(),
         warnings=warnings,
+        reduced_range=reduced,
     )
+
+
+def _needed_here() -> bool:
+    here = cpu_identity()
+    return needs_reduced_range(here["architecture"], here["isa"])
 
 
 def calibration_warnings(count: int) -> tuple[str, ...]:
@@ -178,6 +195,7 @@ def _quantize_static(
     percentile: float,
     per_channel: bool,
     excluded: Collection[str],
+    reduced: bool,
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
@@ -218,6 +236,7 @@ def _quantize_static(
                     reader,
                     op_types_to_quantize=calibrated,
                     per_channel=per_channel,
+                    reduce_range=reduced,
                     activation_type=QuantType.QInt8 if recipe == "tensorrt" else QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     nodes_to_exclude=sorted(excluded),

@@ -42,6 +42,7 @@ def quantize_onnx(
     recipe: str = "tensorrt",
     method: str = Calibration.method,
     percentile: float = Calibration.percentile,
+    reduce_range: bool | None = Calibration.reduce_range,
     keep_float: Collection[str] = (),
     seed: int = 0,
     trust: bool = False,
@@ -57,6 +58,8 @@ def quantize_onnx(
         recipe: INT8 for ``tensorrt`` or for ONNX Runtime's ``cpu`` provider.
         method: how the ranges of INT8 are chosen: ``entropy``, ``percentile`` or ``minmax``.
         percentile: share of the values that a range covers, in percent, for ``percentile``.
+        reduce_range: weights of 7 bits, for the recipe ``cpu`` on an x86 CPU without VNNI, whose integer kernels cut
+            off sums of full ones; where this machine's CPU needs it when None.
         keep_float: names of nodes that stay in FP32.
         seed: of the choice of images.
         trust: as in :meth:`Dataset.load`.
@@ -84,6 +87,7 @@ def quantize_onnx(
         recipe=recipe,
         method=method,
         percentile=percentile,
+        reduce_range=reduce_range,
         keep_float=keep_float,
         half=precision == "int8-fp16",
     )

@@ -164,6 +164,7 @@ class PrecisionInfo:
         size_before: bytes of the source.
         size_after: bytes of the file that was written.
         warnings: one line each.
+        reduced_range: whether the weights of INT8 are of 7 bits, for an x86 CPU without VNNI.
     """
 
     precision: str
@@ -175,6 +176,7 @@ class PrecisionInfo:
     size_before: int
     size_after: int
     warnings: tuple[str, ...] = ()
+    reduced_range: bool = False
 
 
 @dataclass(frozen=True)

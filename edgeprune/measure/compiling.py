@@ -107,7 +107,7 @@ def convert_precision(
     """Write a graph in the number format that the target's builder takes, or in another one below FP32.
 
     Args:
-        target: its calibration settings and kind of device decide how.
+        target: its calibration settings and its runtime decide how.
         onnx: the FP32 graph.
         low: the file to write.
         dataset: its training images calibrate INT8.
@@ -128,14 +128,14 @@ def convert_precision(
 
 
 def int8_recipe(target: Target, runtime: str = "") -> str:
-    """How INT8 is made for a target, ``tensorrt`` or ``cpu``: without a TensorRT parser to please, ONNX Runtime's own
-    recipe quantises more of the graph.
+    """How INT8 is made for a target, ``tensorrt`` or ``cpu``: by what runs it, whatever the device is. ONNX Runtime's
+    CPU provider has no TensorRT parser to please, and its own recipe quantises more of the graph.
 
     Args:
         target: where it runs.
         runtime: name of the runtime that takes the place of the target's; the target's when empty.
     """
-    return "cpu" if target.device.kind == "cpu" and runtime in ("", "onnxruntime") else "tensorrt"
+    return "cpu" if (runtime == "onnxruntime" if runtime else target.on_cpu) else "tensorrt"
 
 
 def export_trained_int8(
@@ -150,8 +150,8 @@ def export_trained_int8(
     """Write the INT8 graph of a model that was trained for it, in the number format of the target's graph.
 
     Args:
-        target: as in :func:`convert_precision`; on a CPU the trained weights are calibrated, since its kernels need
-            other pairs of Q/DQ than those that were trained.
+        target: as in :func:`convert_precision`; for ONNX Runtime on a CPU the trained weights are calibrated, since its
+            kernels need other pairs of Q/DQ than those that were trained.
         checkpoint: the trained weights.
         quantized: the same with their fake quantizers.
         onnx: the file to write.
@@ -163,8 +163,8 @@ def export_trained_int8(
 
     with TemporaryDirectory(dir=onnx.parent, prefix=".plain-") as folder:
         plain = Path(folder) / "plain.onnx"
-        _export_simplified(target, checkpoint if target.device.kind == "cpu" else quantized, plain, metadata)
-        if target.device.kind == "cpu":
+        _export_simplified(target, checkpoint if target.on_cpu else quantized, plain, metadata)
+        if target.on_cpu:
             convert_precision(target, plain, onnx, dataset, seed)
         elif target.graph_precision == "int8-fp16":
             save_graph(cast_graph_to_half(load_graph(plain)), onnx)

@@ -27,7 +27,8 @@ class Site:
     """Where figures come from.
 
     Attributes:
-        target: what is asked for; where the runtime is usable, with the TensorRT that it found in place of a range.
+        target: what is asked for; where the runtime is usable, with the TensorRT that it found in place of a range; of
+            ONNX Runtime on a CPU, with the range of INT8 weights that this CPU needs, where nobody states one.
         runtime: what runs artifacts, on the device.
         device: this machine, another, or a stand-in.
         availability: whether the runtime can be used there, and how to get it where not.
@@ -111,6 +112,8 @@ def open_site(
             reporter.note(f"warning: {device.name}: {short}")
         if available.ok and version:
             target = target.at_tensorrt(version)
+        if used.name == "onnxruntime":
+            target = target.at_cpu(device.facts().machine, device.facts().isa)
         if (
             device.power_mode
             and available.ok

@@ -97,6 +97,7 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
     rows = [info_gate("quantize", "ONNX size", record.facts.onnx_bytes / 2**20, "MiB", reason)]
     if conversion.images:
         reason = "; ".join(f"warning: {line}" for line in conversion.warnings) or f"{conversion.method}, train split"
+        reason += "; weights of 7 bits (reduce_range)" if conversion.reduced_range else ""
         rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
     if (trained := record.facts.trained) is not None:
         outcome = "the trained graph goes on" if trained.ships else "the calibrated graph goes on"

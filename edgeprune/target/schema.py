@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ from edgeprune.settings import (
     Sparsifying,
 )
 from edgeprune.target.address import why_no_device
+from edgeprune.target.cpus import needs_reduced_range
 from edgeprune.target.releases import (
     DLA_WORDS,
     KNOWN_VERSIONS,
@@ -308,8 +310,13 @@ class Target(_Part):
             _version_range(key, getattr(self.device, key), example)
         if self.device.kind == "cpu" and self.runtime != "onnxruntime":
             raise ValueError(f"runtime: {self.runtime} needs an NVIDIA GPU; a cpu device allows onnxruntime")
-        if self.device.kind == "cpu" and self.precision == "int8-fp16":
-            raise ValueError("precision: int8-fp16 is for TensorRT; a cpu device allows fp32, fp16, int8")
+        if self.on_cpu and self.precision == "int8-fp16":
+            raise ValueError("precision: int8-fp16 is for TensorRT; the runtime onnxruntime allows fp32, fp16, int8")
+        if self.calibration.reduce_range is not None and not self.on_cpu:
+            raise ValueError(
+                "calibration: reduce_range is for INT8 by the runtime onnxruntime, on a CPU; "
+                f"{self.runtime} allows null: leave it out"
+            )
         core = self.device.dla_core
         if core is not None and core >= self.device.dla_cores:
             raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
@@ -377,6 +384,12 @@ class Target(_Part):
     def as_profile(self) -> dict[str, Any]:
         """Its keys and plain values as a profile states them: ``imgsz`` only where it was stated."""
         return self.model_dump(mode="json", exclude=None if self.stated_imgsz else {"imgsz"})
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ONNX Runtime's CPU provider runs the engine, whatever else the device has: it decides how INT8 is
+        made, and what is faster than what."""
+        return self.runtime == "onnxruntime"
 
     @property
     def weakly_typed(self) -> bool:
@@ -458,7 +471,7 @@ class Target(_Part):
     @property
     def lower_precisions(self) -> tuple[Precision, ...]:
         """Number formats below its own that its runtime may compute faster in: on a CPU none is faster but INT8."""
-        if self.device.kind == "cpu":
+        if self.on_cpu:
             return () if self.precision == "int8" else ("int8",)
         order: tuple[Precision, ...] = ("fp32", "fp16", "int8-fp16")
         return order[order.index(self.precision) + 1 :] if self.precision in order else ("int8-fp16",)
@@ -468,11 +481,22 @@ class Target(_Part):
         """What INT8 has to be faster than to be worth it; None for the other number formats."""
         if not self.precision.startswith("int8"):
             return None
-        return "fp32" if self.device.kind == "cpu" else "fp16"
+        return "fp32" if self.on_cpu else "fp16"
 
     def at_tensorrt(self, version: str) -> Target:
         """The same target where the device's TensorRT is known: what depends on the release follows this one."""
         return self.model_copy(update={"device": self.device.model_copy(update={"tensorrt": f"=={version}"})})
+
+    def at_cpu(self, machine: str, isa: str) -> Target:
+        """The same target where the CPU that runs it is known: INT8 whose range nobody states is made for this one.
+
+        Args:
+            machine, isa: as in :func:`~edgeprune.target.cpus.needs_reduced_range`.
+        """
+        if self.calibration.reduce_range is not None:
+            return self
+        found = replace(self.calibration, reduce_range=needs_reduced_range(machine, isa))
+        return self.model_copy(update={"calibration": found})
 
     @property
     def _tensorrt_range(self) -> SpecifierSet:

@@ -513,3 +513,41 @@ def test_a_graph_with_graphs_inside_is_not_converted_in_part(small, train_images
     with pytest.raises(DataError, match=r"holds If, which runs graphs of its own.* export the model again without it"):
         make(tmp_path / "model.onnx")
     assert not (tmp_path / "low.onnx").exists()
+
+
+PLAIN_AVX2 = {"architecture": "x86_64", "isa": "avx2 fma"}
+WITH_VNNI = {"architecture": "x86_64", "isa": "avx2 fma avx_vnni"}
+
+
+def _greatest_weight(path: Path) -> int:
+    """Of the 8-bit weights of convolutions."""
+    weights = {item.name: numpy_helper.to_array(item) for item in load_graph(path).graph.initializer}
+    return max(
+        int(np.abs(value.astype(int)).max()) for value in weights.values() if value.dtype == np.int8 and value.ndim == 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "here", "reduced"),
+    [(None, PLAIN_AVX2, True), (None, WITH_VNNI, False), (True, WITH_VNNI, True), (False, PLAIN_AVX2, False)],
+)
+def test_products_that_a_cpu_adds_in_sixteen_bits_fit_where_it_does(asked, here, reduced, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "cpu_identity", lambda: here)
+    images, made = noise_images(tmp_path, 16), tmp_path / "q.onnx"
+    info = quantize_to_int8(
+        small("yolov8", "classify"), made, images, recipe="cpu", method="minmax", reduce_range=asked
+    )
+    fits = 2 * 255 * _greatest_weight(made) <= np.iinfo(np.int16).max
+    assert info.reduced_range is reduced is fits
+
+
+def test_seven_bits_are_not_asked_of_tensorrt(small, tmp_path, monkeypatch):
+    images, source, made = noise_images(tmp_path, 16), small("yolov8", "classify"), {}
+    for name, here in (("avx2", PLAIN_AVX2), ("vnni", WITH_VNNI)):
+        monkeypatch.setattr(int8, "cpu_identity", lambda here=here: here)
+        made[name] = tmp_path / f"{name}.onnx"
+        assert not quantize_to_int8(source, made[name], images, method="minmax").reduced_range
+        for asked in (True, False):
+            with pytest.raises(TargetError, match=r"reduce_range is for the recipe cpu.*: leave it out"):
+                quantize_to_int8(source, made[name], images, method="minmax", reduce_range=asked)
+    assert made["avx2"].read_bytes() == made["vnni"].read_bytes()

@@ -425,6 +425,9 @@ def test_another_precision_is_a_copy_of_the_graph(model: Path) -> None:
         ("cpu", "onnxruntime", "cpu"),
         ("cpu", "onnxruntime-cuda", "tensorrt"),  # --runtime takes the place of the profile's
         ("cpu", "trtexec", "tensorrt"),
+        ("desktop-cuda", "onnxruntime", "cpu"),
+        ("jetson-orin-nano", "onnxruntime", "cpu"),
+        ("desktop-cuda", "onnxruntime-cuda", "tensorrt"),
         ("desktop-tensorrt", "tensorrt", "tensorrt"),
         ("jetson-orin-nano", "trtexec", "tensorrt"),
     ],

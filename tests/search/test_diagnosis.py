@@ -305,6 +305,7 @@ def test_a_build_is_warned_behind_prune_whether_the_stage_ran_or_not(
         ("cpu", {}, ["precision int8", "batch 4"]),
         ("cpu", {"precision": "int8"}, ["batch 4"]),
         ("cpu", {"budget.scope": "end_to_end"}, ["precision int8"]),
+        ("desktop-cuda", {"runtime": "onnxruntime"}, ["precision int8", "CUDA graph", "batch 4"]),
         ("desktop-cuda", {}, ["precision fp16", "precision int8-fp16", "CUDA graph", "batch 4"]),
         ("jetson-orin-nano", {"measure.cuda_graph": False}, ["precision int8-fp16", "CUDA graph", "batch 4"]),
         ("jetson-orin-nano", {"measure.cuda_graph": True, "batch": 2}, ["precision int8-fp16", "batch 8"]),

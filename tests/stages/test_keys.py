@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import StageError
 from edgeprune.measure import compiling
 from edgeprune.runtimes.base import Availability
@@ -173,3 +174,24 @@ def test_packages_that_make_a_result_are_in_its_key() -> None:
     with open_site("cpu") as site:
         versions = {name: installed(name) for name in (*compiling.PACKAGES, "torch-pruning")}
         assert point.conditions_of(site) == {**site.runtime.identity(), **versions}
+
+
+def test_int8_for_a_cpu_is_another_where_the_device_has_no_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device says it, this machine or another; a runtime of TensorRT is not asked."""
+    facts, found = LocalDevice().facts(), {}
+    sets = ("avx2", "avx2 avx512_vnni")
+    for isa in sets:
+        monkeypatch.setattr(LocalDevice, "facts", lambda _, isa=isa: replace(facts, machine="x86_64", isa=isa))
+        for profile, runtime in (("cpu", None), ("desktop-cuda", "onnxruntime"), ("desktop-tensorrt", None)):
+            with open_site(profile, runtime=runtime) as site:
+                found[profile, isa] = site.target
+    reduced = {place: target.calibration.reduce_range for place, target in found.items()}
+    assert reduced == {
+        **dict.fromkeys([("cpu", sets[0]), ("desktop-cuda", sets[0])], True),
+        **dict.fromkeys([("cpu", sets[1]), ("desktop-cuda", sets[1])], False),
+        **dict.fromkeys([("desktop-tensorrt", isa) for isa in sets], None),
+    }
+    dataset: Any = SimpleNamespace(digest="")
+    for precision, differ in (("int8", True), ("fp32", False)):
+        one, other = (compiling.graph_inputs(found["cpu", isa].in_precision(precision), dataset, 0) for isa in sets)
+        assert (one != other) is differ, precision
