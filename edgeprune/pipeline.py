@@ -7,6 +7,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from edgeprune.progress import Progress, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import ON_DEVICE, open_site
-from edgeprune.samples.gates import Gate
+from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.scratch import scratch
 from edgeprune.search.inputs import frontier_command
 from edgeprune.settings import Overrides, check_seed
@@ -35,7 +36,7 @@ from edgeprune.stages import (
     simplify,
     sparsify,
 )
-from edgeprune.stages.base import Build, BuildReporter, Stage, Weights, build_reporter_of
+from edgeprune.stages.base import Build, BuildReporter, Judgement, Stage, Weights, build_reporter_of
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import PROFILE, Target, is_shipped, load_target, name_to_type, profile_yaml
@@ -223,14 +224,58 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
             runs.append(_stage_run(build.workspace, key, record is not None))
             build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
             record = _run(build, stage, key) if record is None else _completed(build, stage, record)
-            build.records[stage.name] = record
-            with capture_output(record.folder / LOG, show=False):
-                judged = build.judged[stage.name] = stage.judge(build, record)
+            judged = _judged(build, stage, record)
+            if runs[-1].reused and (why := _made_again(build, stage, record, judged)):
+                build.reporter.note(f"stage {stage.name} is made again: {why}")
+                build.reporter.stage(stage.name, number, total, False)
+                runs[-1] = replace(runs[-1], reused=False, again=why)
+                build.workspace.write_state(BuildState(tuple(argv), tuple(runs)))
+                del build.records[stage.name], build.judged[stage.name]
+                judged = _judged(build, stage, _run(build, stage, key))
+            if Verdict.PASS in _of_the_budget(build.target, judged):
+                _settle(build, stages, held=True)
         build.reporter.gates(judged.gates)
         gates += judged.gates
         measurements += [MeasurementRow(stage.name, role, measurement) for role, measurement in judged.measurements]
+    with _full_disk_told(build.workspace.root):
+        _settle(build, stages, held=False)
     build.reporter.stage("bundle", len(runs) + 1, len(runs) + 1, False)
     return StagesResult(tuple(gates), tuple(measurements), frozenset(run.stage for run in runs if run.reused))
+
+
+def _judged(build: Build, stage: Stage[Facts], record: Record[Facts]) -> Judgement:
+    build.records[stage.name] = record
+    with capture_output(record.folder / LOG, show=False):
+        judged = build.judged[stage.name] = stage.judge(build, record)
+    return judged
+
+
+def _made_again(build: Build, stage: Stage[Facts], record: Record[Facts], judged: Judgement) -> str:
+    """Why a result that is there is made again; empty where it stays.
+
+    It was unsure, and no measurement has shown the budget held. A build that was stopped goes on with it all the same,
+    so that the epochs of its training are not lost, unless the budget is missed for sure by now.
+    """
+    verdicts = _of_the_budget(build.target, judged)
+    stays = record.held is None and Verdict.FAIL not in verdicts
+    return "" if record.held or Verdict.PASS in verdicts or stays else stage.unsure(build, record)
+
+
+def _settle(build: Build, stages: Sequence[Stage[Any]], *, held: bool) -> None:
+    """Keep with the stages so far that were unsure that the budget was shown to be held behind them, or that a build
+    has come to its end without that."""
+    for stage in stages:
+        record = build.records.get(stage.name)
+        if record is not None and not record.held and record.held is not held and stage.unsure(build, record):
+            build.records[stage.name] = build.workspace.settle(record, held=held)
+
+
+def _of_the_budget(target: Target, judged: Judgement) -> set[Verdict]:
+    """Verdicts of the gates that held a measured latency against the budget."""
+    budget = target.budget
+    limit = 1.0 if budget.kind == "macs_speed_up" else budget.value  # asked of its latency: not to be slower
+    metrics = (f"latency {budget.statistic}", "speed-up")
+    return {gate.verdict for gate in judged.gates if gate.limit == limit and gate.metric.endswith(metrics)}
 
 
 def _count(build: Build, stages: Sequence[Stage[Any]]) -> int:

@@ -80,6 +80,8 @@ class Record(Generic[Facts]):
         facts: what it came to.
         seconds: wall time of the stage.
         created: when it was published, ISO 8601, UTC.
+        held: whether a measurement showed the budget held behind it, of a stage that left open whether it would be;
+            False once a build came to its end without one, None before.
     """
 
     key: Key
@@ -88,6 +90,7 @@ class Record(Generic[Facts]):
     facts: Facts
     seconds: float
     created: str
+    held: bool | None = None
 
     def path(self, role: Role) -> Path:
         """File of a role; ``StageError`` when the stage has none."""
@@ -107,6 +110,7 @@ class StageRun:
         reused: whether the result was there already.
         compared_with: folder of the newest other result of this stage; None where there is none.
         differs: what makes the two keys differ, one line an entry.
+        again: why a result of this key was made again; empty where that is not why it ran.
     """
 
     stage: str
@@ -115,6 +119,7 @@ class StageRun:
     reused: bool
     compared_with: str | None
     differs: tuple[str, ...]
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,13 @@ class Workspace:
         if stored is not None:
             write_json(record.folder / RECORD, replace(stored, facts=to_json(facts)))
         return replace(record, facts=facts)
+
+    def settle(self, record: Record[Facts], *, held: bool) -> Record[Facts]:
+        """A finished stage with what was measured behind it; see :attr:`Record.held`."""
+        stored = _read(record.folder)
+        if stored is not None:
+            write_json(record.folder / RECORD, replace(stored, held=held))
+        return replace(record, held=held)
 
     def remove_old(self, keys: Collection[Key]) -> None:
         """Remove epochs and logs of stages that were stopped or failed, where their key is none of these and nothing
@@ -463,6 +475,7 @@ class _Stored:
     facts: Any
     seconds: float
     created: str
+    held: bool | None = None
 
 
 def _read(folder: Path) -> _Stored | None:
@@ -481,6 +494,7 @@ def _record(stored: _Stored, folder: Path, facts: type[Facts]) -> Record[Facts]:
         facts=from_json(facts, stored.facts, folder / RECORD),
         seconds=stored.seconds,
         created=stored.created,
+        held=stored.held,
     )
 
 

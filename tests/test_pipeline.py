@@ -22,7 +22,7 @@ from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.site import Site, open_site
-from edgeprune.samples.gates import at_most_gate, info_gate
+from edgeprune.samples.gates import Gate, Verdict, at_most_gate, info_gate
 from edgeprune.serial import write_json
 from edgeprune.stages.base import Build, Judgement, Output, SilentBuild, Stage, Weights
 from edgeprune.stages.inputs import build_command
@@ -119,6 +119,33 @@ def test_what_a_reused_result_lacks_is_added_to_its_record_once(tmp_path: Path) 
         run(tmp_path, one, two)
     assert sizes == [3, 4]
     assert log.ran == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "later", "again"),
+    [
+        ({"speed_up": 1.5}, ("speed-up", 1.5, Verdict.PASS), False),
+        ({"speed_up": 1.5}, ("speed-up", 1.5, Verdict.INCONCLUSIVE), True),
+        ({"speed_up": 1.5}, ("mAP50-95 drop", 0.02, Verdict.PASS), True),  # says nothing of the budget
+        ({"macs_speed_up": 1.5}, ("speed-up", 1.0, Verdict.PASS), False),
+        ({"macs_speed_up": 1.5}, ("MACs speed-up", 1.5, Verdict.PASS), True),  # counted, not measured
+    ],
+)
+def test_an_undecided_choice_is_made_again_unless_a_later_stage_saw_the_budget_held(
+    tmp_path: Path, budget: dict[str, Any], later: tuple[str, float, Verdict], again: bool
+) -> None:
+    log, target = Log(), load_target("cpu").with_overrides(**budget)
+    chooses = replace(stage("one", log), unsure=lambda build, record: "other work ran on the machine")
+    judges = replace(
+        stage("two", log, after="one"),
+        judge=lambda build, record: Judgement([Gate("two", later[0], 1.5, later[1], "×", later[2], "")]),
+    )
+    for _ in range(2):
+        with open_workspace(tmp_path) as workspace:
+            here = build(workspace)
+            here = replace(here, site=replace(here.site, target=target))
+            run_stages(here, ["edgeprune", "build"], (chooses, judges))
+    assert log.ran == ["one", "two", *(["one"] if again else [])], "what came out alike is not made again behind it"
 
 
 def test_a_changed_parameter_starts_again_there_and_not_before(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from edgeprune.export.result import LintFinding, MixedInfo, ParityInfo, Precisio
 from edgeprune.measure.result import ArtifactAccuracy, LayerComparison
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.gates import Gate
 from edgeprune.settings import AccuracyGoal
 from edgeprune.target import Budget, Target
 from edgeprune.target.schema import Precision
@@ -204,6 +205,7 @@ class PruneFacts:
         removed: whole blocks that were dropped.
         unpruned: the budget was met without pruning: the plan keeps every channel, and the model ships as it was given.
         diagnosis: what the budget costs; None where no search was needed or possible, and in older records.
+        search: what the search itself said of the budget; None where there was none, and in older records.
     """
 
     probes: tuple[ProbeFacts, ...]
@@ -215,6 +217,7 @@ class PruneFacts:
     removed: tuple[str, ...]
     unpruned: bool = False
     diagnosis: Diagnosis | None = None
+    search: Gate | None = None
 
     def stand_in(self, budget: Budget) -> str:
         """Words for a row about a latency that nothing could measure while the plan was made; empty where it was."""
@@ -329,6 +332,7 @@ class PrecisionChoice:
         plainer_accuracy: of the other; None where it was not needed to decide.
         shipped: the number format of the graph that goes on.
         reason: why.
+        doubt: why the gain decided nothing; empty where it did, and in older records.
     """
 
     asked: Precision
@@ -338,6 +342,7 @@ class PrecisionChoice:
     plainer_accuracy: float | None
     shipped: Precision
     reason: str
+    doubt: str = ""
 
 
 @dataclass(frozen=True)

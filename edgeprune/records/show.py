@@ -111,6 +111,8 @@ def stage_history(directory: Path, stage: str) -> str:
     run = runs[stage]
     if run.reused:
         return f"{stage}: reused {run.folder}; nothing that it depends on has changed"
+    if run.again:
+        return f"{stage}: made again as {run.folder}: {run.again}"
     if run.compared_with is None:
         return f"{stage}: ran as {run.folder}; it had not run here before"
     if not run.differs:

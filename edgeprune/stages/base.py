@@ -171,6 +171,8 @@ class Stage(Generic[Facts]):
         shows_output: True when the stage's own output (a training bar) belongs on the screen, not in the log.
         complete: facts of a reused result with what it lacks and no key asks for, because nothing else depends on it;
             None where it lacks nothing.
+        unsure: why its measurements left open what it chose; empty where they did not. Such a result is kept where a
+            measurement behind it shows the budget held, and made again after a build that ended without one.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Stage(Generic[Facts]):
     needed: Callable[[Build], bool] = lambda build: True
     shows_output: bool = False
     complete: Callable[[Build, Record[Facts]], Facts | None] = lambda build, record: None
+    unsure: Callable[[Build, Record[Facts]], str] = lambda build, record: ""
 
     def __post_init__(self) -> None:
         """Have what a stage refuses called by the profile's keys: of a build's options, ``--device`` is the board."""

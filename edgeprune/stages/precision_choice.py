@@ -61,12 +61,16 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         text += f", which does not count, as {doubt}" if doubt else ""
         if faster and holds:
             if doubt:
-                build.reporter.note(f"{text}: {asked} ships, as was asked for; the other one by precision: {plainer}")
-            return PrecisionChoice(asked, plainer, gain, accuracy, None, asked, f"{text}; it holds the accuracy")
+                build.reporter.note(
+                    f"{text}: {asked} ships, as was asked for; the other one by precision: {plainer}. If this build "
+                    "ends without a PASS of its budget, the same command chooses again"
+                )
+            why = f"{text}; it holds the accuracy"
+            return PrecisionChoice(asked, plainer, gain, accuracy, None, asked, why, doubt)
         other_accuracy = graph_accuracy(build, other, there, engines[0]).value
         both = f"{text}; accuracy {accuracy:.4f} and {other_accuracy:.4f}, floor {fallback.floor:.4f}"
         if other_accuracy < fallback.floor and (holds or faster):
-            return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, asked, both)
+            return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, asked, both, doubt)
         shutil.copyfile(other, low)
     build.reporter.note(f"{plainer} ships in place of {asked}: {both}")
     return PrecisionChoice(asked, plainer, gain, accuracy, other_accuracy, plainer, both)

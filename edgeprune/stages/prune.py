@@ -22,6 +22,10 @@ from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
 
+AGAIN = (
+    "the same command measures this plan once more, best on a quiet machine, and searches again where that is no PASS "
+    "either"
+)
 PROFILES = "profiles"  # folder of the run directory for layer times: they outlive the stages that used them
 
 
@@ -53,6 +57,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
     diagnosis: Diagnosis | None = None
+    said: Gate | None = None
     unpruned = budget.asks_nothing
     if unpruned:
         files, plan = search.keep_all()
@@ -70,9 +75,14 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         baseline = build.record(BaselineFacts).path("engine")
         result = search.search(baseline, build.workspace.root / PROFILES, build.target.prune.least_used)
         files, plan, probes, unpruned = result.files, result.plan, result.probes, result.unpruned
-        diagnosis = result.diagnosis
+        diagnosis, said = result.diagnosis, result.gate
+    doubt = _doubt(build, said)
     if unpruned:
-        build.reporter.note("there is nothing to prune: the unpruned model meets the budget, and ships as it is")
+        build.reporter.note(
+            f"nothing is pruned, and the model ships as it is; of the budget the search says: {doubt}"
+            if doubt
+            else "there is nothing to prune: the unpruned model meets the budget, and ships as it is"
+        )
         if build.finished(SparsifyFacts) is not None:
             files, plan = _unpruned(build, folder)
     plan.save(folder / "plan.json")
@@ -86,7 +96,10 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         removed=plan.removed,
         unpruned=unpruned,
         diagnosis=diagnosis,
+        search=said,
     )
+    if doubt:
+        build.reporter.note(f"if this build ends without a PASS of {budget}, {AGAIN}")
     if not unpruned and budget.kind == "macs_speed_up":
         build.reporter.note(facts.price)
     elif words := facts.stand_in(budget):
@@ -109,6 +122,17 @@ def _complete(build: Build, record: Record[PruneFacts]) -> PruneFacts | None:
         plan = Plan.load(record.path("plan"))
         found = search.diagnose(baseline.path("engine"), plan, kept.latency.speed_up, build.workspace.root / PROFILES)
     return None if found is None else replace(facts, diagnosis=found)
+
+
+def _unsure(build: Build, record: Record[PruneFacts]) -> str:
+    doubt = _doubt(build, record.facts.search)
+    return doubt and f"the search was not sure of its plan ({doubt}), and no measurement has shown the budget held"
+
+
+def _doubt(build: Build, said: Gate | None) -> str:
+    """Why a search was not sure of the budget; empty where it was. A stand-in is never sure, however often asked."""
+    sure = said is None or said.verdict is Verdict.PASS or build.site.runtime.simulated
+    return "" if said is None or sure else said.reason.partition("; search again")[0]
 
 
 def _unpruned(build: Build, folder: Path) -> tuple[compiling.CompiledFiles, Plan]:
@@ -134,6 +158,9 @@ def _judge(build: Build, record: Record[PruneFacts]) -> Judgement:
         return Judgement([pending_gate("prune", metric, budget.value, unit, build.next_command, but=stand_in)])
     baseline = build.record(BaselineFacts).path("engine")
     judged = latency.judge_latency(build.site, "prune", baseline, record.path("engine"), build.dataset)
+    if judged.gate.verdict is not Verdict.PASS and not record.held and _unsure(build, record):
+        reason = f"{judged.gate.reason}; the search was not sure either: if this build ends without a PASS, {AGAIN}"
+        judged = replace(judged, gate=replace(judged.gate, reason=reason))
     judgement = judgement_of(met_unpruned(judged) if record.facts.unpruned else judged)
     return replace(judgement, gates=[*_price_rows(record.facts, budget), *judgement.gates])
 
@@ -163,4 +190,5 @@ STAGE = Stage(
     judge=_judge,
     packages=(*compiling.PACKAGES, "torch-pruning"),
     complete=_complete,
+    unsure=_unsure,
 )

@@ -111,6 +111,13 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
     return Judgement([*rows, *fallback_gates(record.facts.fallback, conversion.precision), *accepted])
 
 
+def _unsure(build: Build, record: Record[QuantizeFacts]) -> str:
+    choice = record.facts.choice
+    if choice is None or not choice.doubt:
+        return ""
+    return f"{choice.asked} against {choice.plainer} was not decided, as {choice.doubt}, and the budget was not held"
+
+
 STAGE = Stage(
     name="quantize",
     version=13,
@@ -120,4 +127,5 @@ STAGE = Stage(
     judge=_judge,
     packages=compiling.PACKAGES,
     needed=lambda build: build.target.graph_precision != "fp32",
+    unsure=_unsure,
 )

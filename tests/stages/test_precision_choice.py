@@ -105,9 +105,20 @@ def test_a_run_that_other_work_moved_is_measured_again_and_decides_nothing(
     monkeypatch.setattr(precision_choice.latency, "wait_before_again", lambda site, before, after: None)
     words = "other work ran on the machine"
     monkeypatch.setattr(precision_choice, "moved_reason", lambda *_: words if len(efforts) <= moved else "")
-    choice, *_ = case(0.8, 0.55, 0.56, **{"measure.retries": 2})
+    choice, _, build = case(0.8, 0.55, 0.56, **{"measure.retries": 2})
     assert choice.shipped == ships and efforts == [1.0, 2.0, 4.0][:looks]
-    assert (words in choice.reason) is (ships == "int8")
+    assert (words in choice.reason) is (choice.doubt == words) is (ships == "int8")
+    facts = quantize.QuantizeFacts(PrecisionInfo("int8", "cpu", 60, (), 64, "entropy", 1, 1), None, 1, choice)  # pyright: ignore[reportArgumentType]
+    record = Record(Key("quantize", {}), Path(), {}, facts, 0.0, "")
+    assert (words in quantize.STAGE.unsure(build, record)) is bool(choice.doubt)
+
+
+def test_a_doubt_that_decided_nothing_is_none(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one of the two holds the accuracy, or neither does."""
+    monkeypatch.setattr(precision_choice.latency, "wait_before_again", lambda site, before, after: None)
+    monkeypatch.setattr(precision_choice, "moved_reason", lambda *_: "it moved")
+    doubts = [case(0.8, int8, fp32)[0].doubt for int8, fp32 in ((0.55, 0.45), (0.45, 0.55), (0.45, 0.46))]
+    assert doubts == ["it moved", "", "it moved"]
 
 
 def test_a_profile_may_keep_its_precision_and_others_are_not_asked(case: Any) -> None:
