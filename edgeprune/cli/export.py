@@ -317,6 +317,7 @@ def val_command(
       edgeprune val int8.onnx --data data.yaml --split test
     """
     from edgeprune.errors import TargetError
+    from edgeprune.export.run import fixed_batch
     from edgeprune.measure.accuracy import accuracy
     from edgeprune.records.gates import agreement_gate
     from edgeprune.samples.gates import Verdict
@@ -330,7 +331,7 @@ def val_command(
         refuse_without_effect(here, "is for an exported file, and PyTorch runs a checkpoint on this machine")
     else:
         refuse_without_effect({"--head": head}, f"of {artifact.name} it was chosen when it was exported")
-        if batch is not None and (fixed := _fixed_batch(artifact)) not in (None, batch):
+        if batch is not None and (fixed := fixed_batch(artifact)) not in (None, batch):
             refuse_without_effect({"--batch": batch}, f"{artifact.name} was exported for {fixed}")
     profile = load_target(target) if target else None
     side = side_to_run(artifact, imgsz, profile, trust=trust)
@@ -375,19 +376,6 @@ def val_command(
         raise typer.Exit(gate.verdict.exit_code)
 
 
-def _fixed_batch(artifact: Path) -> int | None:
-    """Images an inference of an exported file, where that is no choice any more."""
-    from edgeprune.export.graph import inputs_of, load_graph
-    from edgeprune.runtimes.engine_file import read_facts
-
-    if artifact.suffix == ".onnx":
-        first = inputs_of(load_graph(artifact))[0].shape
-    else:
-        known = read_facts(artifact)
-        first = known.inputs[0].shape if known is not None and known.inputs else ()
-    return first[0] if first and isinstance(first[0], int) and first[0] > 0 else None
-
-
 def _judged(
     runtime: Runtime,
     graph: Path,
@@ -400,18 +388,22 @@ def _judged(
     live: Live,
 ) -> ArtifactAccuracy:
     """Accuracy of a graph, and its engine's outputs against it, where the engine's runtime is too slow for a split."""
+    from edgeprune.export.graph import load_graph
+    from edgeprune.export.metadata import facts_to_run
     from edgeprune.export.quantize import dataset_for
+    from edgeprune.export.run import axes_to_build
     from edgeprune.input_size import both_sides
     from edgeprune.measure.accuracy import judge_artifact
     from edgeprune.measure.compiling import compile_once
-    from edgeprune.runtimes.base import FreeAxes
     from edgeprune.runtimes.engine_file import require_graph
 
     if artifact != graph:
         require_graph(artifact, graph)
     dataset = dataset_for(graph, data, split=split, trust=trust)
     with TemporaryDirectory(prefix="edgeprune-val-") as folder:
-        free = FreeAxes(batch, both_sides(imgsz) if imgsz is not None else None)
+        model = load_graph(graph)
+        size = None if imgsz is None else both_sides(imgsz)
+        free = axes_to_build(model, facts_to_run(model, str(graph)), batch, size)
         engine = compile_once(runtime, artifact, Path(folder), live.progress, free)
         return judge_artifact(
             runtime, graph, engine, dataset, imgsz=imgsz, split=split, batch=batch, progress=live.progress

@@ -25,15 +25,14 @@ from edgeprune.errors import StageError, TargetError
 from edgeprune.export.detections import Differences, Layout, apply_nms, detection_agreement, pair_rows
 from edgeprune.export.graph import load_graph
 from edgeprune.export.images import batch_from_images
-from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
+from edgeprune.export.metadata import facts_to_run, read_metadata
 from edgeprune.export.result import ParityInfo
-from edgeprune.export.run import STACK, Outputs, outputs_of_engine, outputs_of_module, outputs_of_onnx
+from edgeprune.export.run import STACK, Outputs, fixed_batch, outputs_of_engine, outputs_of_module, outputs_of_onnx
 from edgeprune.input_size import Size, both_sides, taken_size
 from edgeprune.model_file import require_model
 from edgeprune.options import named
 from edgeprune.reading import exists
 from edgeprune.runtimes.base import Runtime
-from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.samples.agreement import dice
 
 
@@ -76,9 +75,8 @@ def parity(
     if runtime is None:
         theirs = outputs_of_onnx(candidate, pixels)
     else:
-        theirs = outputs_of_engine(
-            runtime, candidate, pixels, batch=_batch_of(candidate, model) or min(STACK, len(pixels))
-        )
+        batch = fixed_batch(candidate, model) or min(model.largest_batch or STACK, STACK, len(pixels))
+        theirs = outputs_of_engine(runtime, candidate, pixels, batch=batch)
     ours = _reference_outputs(reference, pixels, head=layout.head, trust=trust)
     return compare_arrays(ours, theirs, layout, what=f"{candidate}")
 
@@ -92,15 +90,6 @@ def require_reference(path: Path | str) -> None:
     if Path(path).suffix == ".pt" and not exists(Path(path)):
         return  # published weights, or said as the checkpoint is read
     require_model(path, ".pt", ".onnx")
-
-
-def _batch_of(engine: Path, model: ModelMetadata) -> int | None:
-    """Images that a run of an engine takes; None for any number. A graph of free batch says nothing of what its engine
-    was built for: what lies beside the engine does."""
-    known = read_facts(engine)
-    if known is not None and known.inputs:
-        return known.inputs[0].shape[0]
-    return model.largest_batch if model.dynamic else model.batch
 
 
 def compare_arrays(

@@ -14,8 +14,9 @@ from torch import nn
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, refuse_plugins
-from edgeprune.export.metadata import facts_of
-from edgeprune.runtimes.base import Runtime
+from edgeprune.export.metadata import ModelMetadata, facts_of
+from edgeprune.runtimes.base import FreeAxes, Runtime
+from edgeprune.runtimes.engine_file import read_facts
 
 Outputs = list[np.ndarray]
 STACK = 8  # images that are run at once where a model takes any number: what it needs in memory does not grow with them
@@ -90,6 +91,41 @@ def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool
         return [item.numpy() for item in (result if isinstance(result, (tuple, list)) else [result])]
 
     return run_in_batches(run, images, batch=1)
+
+
+def fixed_batch(model: onnx.ModelProto | Path, said: ModelMetadata | None = None) -> int | None:
+    """Images that a run of an exported file takes; None for any number, or where nothing tells. A graph of free batch
+    says nothing of what its engine was built for: what lies beside the engine does.
+
+    Args:
+        model: an ONNX file, what was read of one, or an engine.
+        said: of an engine that nothing lies beside, what its graph says.
+
+    Raises:
+        DataError: the file, or what lies beside it, cannot be read.
+    """
+    if isinstance(model, onnx.ModelProto) or model.suffix == ".onnx":
+        graph = model if isinstance(model, onnx.ModelProto) else load_graph(model)
+        shape = inputs_of(graph)[0].shape
+        return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+    known = read_facts(model)
+    if known is not None and known.inputs:
+        return known.inputs[0].shape[0]
+    return None if said is None or said.dynamic else said.batch
+
+
+def axes_to_build(graph: onnx.ModelProto, facts: ModelMetadata, batch: int, size: tuple[int, int] | None) -> FreeAxes:
+    """What an engine is built for that images are run by. A batch that the graph fixes is kept, which nobody has to ask
+    for; of a free one it is what is asked, as far as NMS inside answers for it.
+
+    Args:
+        graph: that is built.
+        facts: of it.
+        batch: images a run that are asked.
+        size: height and width in pixels that are asked; the graph's own when None.
+    """
+    free = fixed_batch(graph) is None
+    return FreeAxes(min(batch, facts.largest_batch or batch) if free else 0, size)
 
 
 def run_in_batches(run: Callable[[np.ndarray], Outputs], images: np.ndarray, *, batch: int) -> Outputs:

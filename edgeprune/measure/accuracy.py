@@ -30,7 +30,7 @@ from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
 from edgeprune.export.module import head_arguments, module_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.result import ParityInfo
-from edgeprune.export.run import Outputs, run_in_batches
+from edgeprune.export.run import Outputs, axes_to_build, fixed_batch, run_in_batches
 from edgeprune.families import family_for
 from edgeprune.input_size import Size, asked_sides, both_sides, taken_size
 from edgeprune.measure.compiling import compile_once
@@ -41,7 +41,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.rectangle import at_size
-from edgeprune.runtimes.base import FreeAxes, Runtime
+from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.agreement import FIRST_LOOK, LOOKS, MOST_IMAGES, agreement_bounds
@@ -299,9 +299,7 @@ def subject_of(
     if graph:
         refuse_plugins(graph, str(model))
     shape = inputs_of(graph)[0].shape if graph else ()
-    builds = graph is None or (runtime is not None and runtime.suffix != ".onnx")  # an engine fixes batch and size
-    dynamic = not builds and ((bool(shape) and isinstance(shape[0], str)) or facts.dynamic)
-    free = not builds and (isinstance(shape[2], str) if len(shape) == 4 else facts.dynamic)
+    free = isinstance(shape[2], str) if len(shape) == 4 else graph is not None and facts.dynamic
     own = facts.imgsz or (0, 0)
     size = own if imgsz is None else asked_sides(imgsz)
     if free and imgsz is not None:
@@ -313,8 +311,13 @@ def subject_of(
         )
     half = bool(graph) and inputs_of(graph)[0].dtype == "float16"
     sorted_rows = facts.head != "raw"  # end-to-end or with NMS inside: no NMS after it
-    fixed = known.inputs[0].shape[0] if known is not None and known.inputs else 0 if dynamic else facts.batch
-    with _session(model, runtime, threads, FreeAxes(fixed)) as run:
+    axes, fixed = AS_EXPORTED, fixed_batch(graph or model, facts) or 0
+    if graph is None:
+        fixed = fixed or facts.batch
+    elif runtime is not None and runtime.suffix != ".onnx":  # an engine that is built on the way has one batch and size
+        axes = axes_to_build(graph, facts, batch, None if imgsz is None else size)
+        fixed = fixed or axes.batch
+    with _session(model, runtime, threads, axes) as run:
         yield Subject(
             _SessionModule(run, facts, batch=fixed, half=half, end_to_end=sorted_rows),
             facts.task,

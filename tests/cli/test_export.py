@@ -129,7 +129,10 @@ def by_process(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def inferences() -> int:
         return len([call for call in fake_trtexec.calls(program)[built:] if "--loadInputs" in call])
 
-    return SimpleNamespace(graph=graph, engine=engine, val=val, inferences=inferences)
+    def taking(shape: str) -> None:
+        fake_trtexec.install(programs, computes=True, takes=shape)
+
+    return SimpleNamespace(graph=graph, engine=engine, val=val, inferences=inferences, taking=taking, program=program)
 
 
 @pytest.mark.parametrize("form", ["engine", "graph", "alone"])
@@ -150,6 +153,42 @@ def test_val_by_a_process_an_inference_takes_the_graph_s_accuracy_and_some_outpu
     else:
         assert found["runtime"] == "onnxruntime on this CPU" and found["agreement"]["detections_agreement"] == 1
         assert "hours" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("exported", "options", "takes", "built_for"),
+    [
+        ({"batch": 3}, [], "3x3x64x64", None),
+        ({"batch": 3}, ["--batch", "3"], "3x3x64x64", None),
+        ({"batch": 3}, ["--imgsz", "64"], "3x3x64x64", None),
+        ({"dynamic": True}, [], "1x3x64x64", "images:1x3x64x64"),
+        ({"dynamic": True}, ["--batch", "3", "--imgsz", "64,96"], "3x3x64x96", "images:3x3x64x96"),
+    ],
+)
+def test_val_builds_an_engine_for_what_is_asked_and_asks_nothing_that_a_graph_fixes(
+    exported: dict, options: list[str], takes: str, built_for: str | None, classes: Path, by_process: SimpleNamespace
+) -> None:
+    onnx_from_checkpoint(classes / "m.pt", by_process.graph, imgsz=64, **exported)
+    by_process.taking(takes)
+    result = by_process.val(by_process.graph, "--split", "test", *options)
+    assert result.exit_code == 5, result.exception  # nine images do not tell
+    assert json.loads(result.stdout)["agreement"]["detections_agreement"] == 1
+    assert by_process.inferences() == 9 / int(takes[0])
+    _, build = [call for call in fake_trtexec.calls(by_process.program) if "--onnx" in call]  # behind the fixture's
+    assert build.get("--shapes") == built_for
+
+
+def test_val_by_a_profile_of_another_batch_keeps_that_of_the_graph(
+    classes: Path, by_process: SimpleNamespace, tmp_path: Path
+) -> None:
+    onnx_from_checkpoint(classes / "m.pt", by_process.graph, imgsz=64, batch=3)
+    by_process.taking("3x3x64x64")
+    profile = tmp_path / "board.yaml"
+    profile.write_text(f"extends: desktop-tensorrt\nbatch: 2\ndevice: {{trtexec: {by_process.program}}}\n")
+    given = ["val", str(by_process.graph), "--data", str(classes / "d"), "--split", "test", "--target", str(profile)]
+    result = CliRunner().invoke(app, [*given, "--json"])
+    assert result.exit_code == 5, result.exception
+    assert json.loads(result.stdout)["agreement"]["detections_agreement"] == 1 and by_process.inferences() == 3
 
 
 def test_val_by_a_process_an_inference_knows_whose_graph_lies_beside_an_engine(

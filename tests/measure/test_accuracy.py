@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.result import distinct_names
+from edgeprune.runtimes.base import AS_EXPORTED
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.average_precision import drop_interval
 from tests.export.helpers import linked_copy, saved, stock_model
@@ -104,6 +107,48 @@ def test_a_fixed_batch_and_a_free_one_score_the_same(v8, bccd, tmp_path):
     alone = accuracy(v8[1], data=bccd).map50_95
     assert accuracy(tmp_path / "five.onnx", data=bccd).map50_95 == pytest.approx(alone, abs=1e-4)
     assert accuracy(tmp_path / "free.onnx", data=bccd, imgsz=320, batch=4).map50_95 == pytest.approx(alone, abs=1e-4)
+
+
+class BuildsFirst(OnnxRuntime):
+    """Builds an engine of one shape, as TensorRT does, and takes no other."""
+
+    suffix = ".engine"
+
+    def engine_from_onnx(self, onnx, engine, *, precision="fp32", keep_float=(), free=AS_EXPORTED):
+        self.shape = onnx_facts(onnx, free=free).inputs[0].shape
+        engine.write_bytes(onnx.read_bytes())
+
+    @contextmanager
+    def session(self, model, *, threads=0):
+        with super().session(model, threads=threads) as session:
+            run = session.run
+
+            def strict(inputs):
+                assert [array.shape for array in inputs.values()] == [self.shape]
+                return run(inputs)
+
+            session.run = strict
+            yield session
+
+
+@pytest.mark.parametrize(
+    ("exported", "batch", "imgsz", "shape"),
+    [
+        ({"dynamic": True}, 1, None, (1, 3, 64, 64)),
+        ({"dynamic": True}, 5, (64, 96), (5, 3, 64, 96)),
+        ({"dynamic": True, "head": "nms", "batch": 2}, 5, 96, (2, 3, 96, 96)),  # it leaves more than two empty
+        ({"batch": 3}, 5, None, (3, 3, 64, 64)),
+        ({"batch": 3}, 1, 64, (3, 3, 64, 64)),
+    ],
+)
+def test_an_engine_that_is_built_on_the_way_has_the_batch_and_the_size_that_are_asked(
+    exported, batch, imgsz, shape, v8, bccd, tmp_path
+):
+    model, runtime = tmp_path / "m.onnx", BuildsFirst()
+    onnx_from_checkpoint(v8[0], model, imgsz=64, **exported)
+    built = accuracy(model, data=bccd, imgsz=imgsz, batch=batch, runtime=runtime)
+    assert runtime.shape == shape and built.imgsz == shape[2:] and built.images == 16
+    assert built.map50_95 == pytest.approx(accuracy(model, data=bccd, imgsz=imgsz, batch=batch).map50_95, abs=1e-6)
 
 
 def test_a_free_batch_with_nms_inside_leaves_no_image_out(v8, bccd, tmp_path):

@@ -193,6 +193,7 @@ def _build(version: tuple[int, int, int], given: dict[str, str], precision: str,
         "ms": 1 + len(onnx) / 1000,
         "dla": on_dla,
         "onnx": onnx.hex() if computes else "",
+        "shape": given.get("--shapes", "").rpartition(":")[2],
     }
     if given["--saveEngine"]:
         Path(given["--saveEngine"]).write_text(json.dumps(engine))
@@ -245,7 +246,9 @@ def _inference(
         rows = [(name, engine["ms"] / len(LAYERS)) for name, *_ in LAYERS]
         Path(given["--exportProfile"]).write_text(profile_json(rows, runs=count))
     if "--exportOutput" in given and engine["onnx"]:
-        Path(given["--exportOutput"]).write_text(outputs_json(_computed(given["--loadInputs"], engine["onnx"])))
+        Path(given["--exportOutput"]).write_text(
+            outputs_json(_computed(given["--loadInputs"], engine["onnx"], engine["shape"]))
+        )
     elif "--exportOutput" in given:
         content = Path(given["--loadInputs"].rpartition(":")[2]).read_bytes()
         whole = content[: len(content) // struct.calcsize(kind) * struct.calcsize(kind)]  # one byte is no value
@@ -253,7 +256,7 @@ def _inference(
         Path(given["--exportOutput"]).write_text(outputs_json({"output0": (f"1x{len(doubled)}", doubled)}))
 
 
-def _computed(listed: str, onnx: str) -> dict[str, tuple[str, list[float]]]:
+def _computed(listed: str, onnx: str, shape: str) -> dict[str, tuple[str, list[float]]]:
     import numpy as np
     import onnxruntime as ort
 
@@ -262,7 +265,9 @@ def _computed(listed: str, onnx: str) -> dict[str, tuple[str, list[float]]]:
     session = ort.InferenceSession(bytes.fromhex(onnx), options, providers=["CPUExecutionProvider"])
     [taken] = session.get_inputs()
     kind = np.float16 if "16" in taken.type else np.float32
-    values = np.fromfile(listed.rpartition(":")[2], kind).reshape(taken.shape)
+    values = np.fromfile(listed.rpartition(":")[2], kind).reshape(
+        [int(axis) for axis in shape.split("x")] if shape else taken.shape
+    )
     found = session.run(None, {taken.name: values})
     named = zip((one.name for one in session.get_outputs()), found, strict=True)
     return {name: ("x".join(map(str, one.shape)), one.ravel().tolist()) for name, one in named}
