@@ -166,7 +166,7 @@ def load(path: Path | str, *, trust: bool = False, aliases: Mapping[str, type] |
         raise DataError(f"{path} holds a {type(model).__name__}, not an Ultralytics model; pass a YOLO checkpoint")
     refuse_broken_weights(model, str(path))
     try:
-        model = model.float().eval()
+        model = in_file_order(model.float().eval())
     except RecursionError:
         raise DataError(f"{path} holds a model whose layers contain themselves; train it again") from None
     except NOT_OF_THE_INPUT:
@@ -254,6 +254,12 @@ def save(
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def in_file_order(model: nn.Module) -> nn.Module:
+    """The same module, its weights laid out as checkpoints have them: NCHW, not the ``channels_last`` that training on
+    CUDA leaves. Released versions of Ultralytics merge layers by ``view``, which fails on any other order."""
+    return model.to(memory_format=torch.contiguous_format)
 
 
 def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
@@ -653,7 +659,7 @@ def _without_training_state(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     if getattr(model, "criterion", None) is not None:
         memo[id(model.criterion)] = None
-    result: Any = copy.deepcopy(model, memo).float().cpu().eval()
+    result: Any = in_file_order(copy.deepcopy(model, memo).float().cpu().eval())
     result.criterion = None
     result.__dict__.pop("pt_path", None)  # where it lay on this machine
     result.__dict__.pop("_trainer", None)

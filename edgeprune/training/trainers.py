@@ -50,6 +50,7 @@ from ultralytics.utils import LOCAL_RANK, LOGGER, RANK
 from ultralytics.utils.torch_utils import qat_state, strip_qat, unwrap_model
 
 from edgeprune.artifact import write_atomically
+from edgeprune.checkpoint import in_file_order
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.input_size import pixels
@@ -378,6 +379,8 @@ class GivenModelTrainer(BaseTrainer):
         """A copy of the averaged model without loss object, its poisoned tensors taken from the live model.
 
         One overflow stays in a moving average for ever, so a tensor that is not finite there is reset to the live one.
+        The copy is laid out as files are (NCHW): on CUDA Ultralytics trains in another order, and what it released
+        before cannot fuse weights that lie in that one.
         """
         average = deepcopy(cast(nn.Module, self.ema.ema)).float()
         live = unwrap_model(self.model).state_dict()
@@ -392,7 +395,7 @@ class GivenModelTrainer(BaseTrainer):
                 saved.copy_(live[key])
         if hasattr(average, "criterion"):
             cast(Any, average).criterion = None
-        return average
+        return in_file_order(average)
 
 
 def _unasked_trackers() -> Iterator[str]:
