@@ -13,6 +13,7 @@ checkpoints and their resumption are those of ordinary training.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class DistillationLoss:
         # Ultralytics' detection losses are sums over the batch, its classification loss is a mean
         count = 1 if isinstance(_raw(preds), torch.Tensor) else len(batch["img"])
         return torch.cat([loss.view(-1), (term * count).view(1)]), {**items, LOSS_NAME: term.detach()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """The model's own loss alone. Ultralytics copies a model, and the loss on it, for the moving average, which is
+        validated by its labels; after it recovered from a loss that was NaN it would carry a teacher along."""
+        return deepcopy(self.label_loss, memo)
 
     def update(self) -> None:
         """Pass on that an epoch has ended; the trainer calls it, and some losses change their weights then."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import ModelEMA
 
 from edgeprune import checkpoint
 from edgeprune.errors import DataError, TargetError
@@ -140,6 +143,24 @@ def test_a_classifier_is_taught_too(tmp_path: Path, task: str, task_data, settin
     assert finetune(pruned, settings=taught, **where).summary.epochs[0].figures["train/kd_loss"] > 0
     with pytest.raises(DataError, match="detection head"):
         finetune(pruned, settings=replace(taught, feature=1.0), **where)
+
+
+@pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo26n.yaml", "yolov8n-cls.yaml"])
+def test_a_copy_of_the_model_carries_no_teacher(tmp_path: Path, config: str) -> None:
+    """Ultralytics makes the moving average anew when a loss was NaN, from the model with its loss; the average is
+    validated by the labels alone."""
+    teacher = checkpoint.load(narrow_checkpoint(tmp_path / "t.pt", config, factor=1.0)).model
+    student: Any = checkpoint.load(narrow_checkpoint(tmp_path / "s.pt", config)).model
+    student.args = get_cfg()
+    own = student.init_criterion()
+    student.criterion = DistillationLoss(own, teacher, 1.0, GAINS)
+    images = torch.rand(2, 3, 64, 64)
+    labels = {"cls": torch.zeros(2, 1), "bboxes": torch.full((2, 4), 0.5), "batch_idx": torch.arange(2.0)}
+    batch = {"img": images} | ({"cls": torch.zeros(2, dtype=torch.long)} if "cls" in config else labels)
+    average: Any = ModelEMA(student).ema
+    assert type(average.criterion) is type(own) and average.criterion is not own
+    assert set(average.loss(batch)[1]) == set(student.loss(batch)[1]) - {LOSS_NAME}
+    assert student.criterion.teacher is teacher, "training goes on with it"
 
 
 @pytest.mark.parametrize("values", [{"response": -1.0}, {"feature": float("nan")}], ids=str)
