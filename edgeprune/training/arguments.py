@@ -47,15 +47,27 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
         TargetError: an unknown name in ``settings.train`` or a value of the wrong type.
         DeviceError: it asks for INT8, and ModelOpt is not installed.
     """
-    import torch
-
     device = training_device(settings)
-    # Ultralytics' test of float16 autocast fetches other weights from the network; bfloat16 needs no such test.
-    amp = "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else False
-    arguments = {**_own_arguments(settings), "device": device, "amp": amp, **settings.train}
+    arguments = {**_own_arguments(settings), "device": device, "amp": _precision(device), **settings.train}
     if _checked(settings, arguments).quantize == 8:  # in whatever words
         require_modelopt()
     return arguments
+
+
+def _precision(device: str) -> str | bool:
+    """Ultralytics' ``amp``. Its test of float16 autocast fetches other weights from the network; bfloat16 needs no such
+    test."""
+    import torch
+
+    return "bf16" if device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else False
+
+
+def validates_in_half(settings: TrainSettings) -> bool:
+    """Whether the trainer validates its epochs in float16, as it does on a GPU where it trains in mixed precision."""
+    import torch
+
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return on_gpu and settings.train.get("amp", _precision(settings.device)) not in (False, "fp32")
 
 
 def check_arguments(settings: TrainSettings) -> None:

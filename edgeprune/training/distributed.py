@@ -1,25 +1,29 @@
 """Training in several processes that ``torchrun`` started.
 
-On GPUs Ultralytics does it all. On CPUs it takes every process for a run of its own, so :func:`join_on_cpu` makes them
-one: gradients are summed over the processes exactly as Ultralytics sums them on GPUs. Around the training,
-:func:`on_first_process` lets one process write what the others only wait for.
+On GPUs of one machine Ultralytics does it all. On CPUs it takes every process for a run of its own, so
+:func:`join_on_cpu` makes them one: gradients are summed over the processes exactly as Ultralytics sums them on GPUs.
+Around the training, :func:`on_first_process` lets one process write what the others only wait for.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from functools import cache
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
-from ultralytics.utils import RANK
+from ultralytics.utils import RANK, WORLD_SIZE
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import StageError, TargetError, first_line
 from edgeprune.options import named
 
 T = TypeVar("T")
@@ -49,6 +53,58 @@ def on_first_process(work: Callable[[], T]) -> T:
 def _store() -> Any:
     store, _, _ = next(rendezvous("env://"))
     return store
+
+
+def processes(device: str) -> int:
+    """Among how many processes Ultralytics shares a batch: one a GPU, or those that torchrun started on CPUs."""
+    return WORLD_SIZE if RANK != -1 else gpus_of(device)
+
+
+def gpus_of(device: str) -> int:
+    """How many devices a name of Ultralytics means; one where it is empty."""
+    return len(device.split(","))
+
+
+def require_shared(batch: int, count: int) -> None:
+    """Raise ``TargetError`` where a batch cannot be shared out evenly; Ultralytics would leave the rest of it out, or
+    begin without an image a process."""
+    if batch % count:
+        raise TargetError(
+            f"{named('batch', str(batch))} cannot be shared by {count} processes; allowed is a multiple of {count}"
+        )
+
+
+def require_a_gpu_each(device: str) -> None:
+    """Raise ``TargetError`` where ``torchrun`` started another number of processes than GPUs are named: Ultralytics
+    takes the number of GPUs for that of the processes, and with one GPU every process for a training of its own."""
+    if RANK == -1 or device.lower() in ("cpu", "mps"):
+        return
+    count = gpus_of(device)
+    if count != WORLD_SIZE:
+        raise TargetError(
+            f"torchrun started {WORLD_SIZE} processes, and {named('device', device)} names {count} GPU"
+            f"{'s' * (count > 1)}; allowed is one process a GPU of one machine: torchrun --nproc_per_node N with "
+            f"N numbers in {named('device')}, or the command without torchrun"
+        )
+
+
+def in_a_process_of_its_own(work: Callable[[], T]) -> T:
+    """Call ``work`` in a new process that knows nothing of ``torchrun``, and return what it returns.
+
+    A validation of Ultralytics takes the variables of ``torchrun`` for a training that has begun: it waits for the
+    other processes, and wants a GPU. ``work`` and what it returns have to be picklable.
+
+    Raises:
+        StageError: the process died.
+    """
+    kept = {name: os.environ.pop(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ}
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(work).result()
+    except BrokenProcessPool as error:
+        raise StageError(f"the process that validates died ({first_line(error)}); is there enough memory?") from error
+    finally:
+        os.environ.update(kept)
 
 
 def join_on_cpu(trainer: Any) -> None:

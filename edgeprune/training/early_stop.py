@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASK2METRIC
-from ultralytics.utils import RANK, WORLD_SIZE
+from ultralytics.utils import RANK
 
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.settings import AccuracyGoal, TrainSettings
+from edgeprune.training.arguments import validates_in_half
 from edgeprune.training.classes import require_same_names
-from edgeprune.training.run import validation_accuracy, validation_arguments
+from edgeprune.training.distributed import in_a_process_of_its_own, on_first_process, processes
+from edgeprune.training.run import last_of, validation_accuracy, validation_arguments
 from edgeprune.version import installed
 
 UNDOUBLED = "obb"
@@ -40,16 +43,14 @@ class StopAtGoal:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What was measured: digests of the weights and of what else their figure depends on, and the figure."""
+    """What was measured: digests of the weights and of what else their figure depends on, the images of a batch (over
+    all devices) and the precision, which move its last digits, and the figure."""
 
     weights: str
     conditions: str
+    batch: int
+    half: bool
     figure: float
-
-
-def processes(device: str) -> int:
-    """Among how many processes Ultralytics shares a batch: one a GPU, or those that torchrun started on CPUs."""
-    return WORLD_SIZE if RANK != -1 else len(device.split(","))
 
 
 def baseline_accuracy(
@@ -58,7 +59,9 @@ def baseline_accuracy(
     """What the trainer's own validation says of ``weights``, 0 to 1; kept in ``work``, so that a run goes on unchanged.
 
     An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
-    drops that are asked for. ``trust`` as in :func:`~edgeprune.training.finetune.finetune`.
+    drops that are asked for. A run of which an epoch is finished keeps its first figure with another batch and on
+    another device: the goal is the same, and the last digits would begin it anew. ``trust`` as in
+    :func:`~edgeprune.training.finetune.finetune`. Of several processes the first one measures.
 
     Raises:
         DataError: the weights cannot be read, or know other classes or channels than ``data``.
@@ -69,26 +72,40 @@ def baseline_accuracy(
     require_same_names(f"baseline {weights}", unpruned.names, dataset.names)
     dataset.check_channels(unpruned.channels, model=f"baseline {weights}")
     dataset.check_keypoints(unpruned.kpt_shape, model=f"baseline {weights}")
+    return on_first_process(partial(_kept_or_measured, unpruned, dataset, settings, Path(work)))
+
+
+def _kept_or_measured(unpruned: checkpoint.Checkpoint, dataset: Dataset, settings: TrainSettings, work: Path) -> float:
     factor = 1 if unpruned.task == UNDOUBLED else 2
-    record = Path(work) / "unpruned.json"
     conditions = digest_of(
         {
             "dataset": dataset.digest,
             "imgsz": settings.side,
             "head": settings.head,
-            "batch": factor * settings.batch,  # not by device: a run may go on elsewhere, with the goal it began with
             "arguments": validation_arguments(settings),
             "ultralytics": installed("ultralytics"),
         }
     )
+    # not the share of a device: a run may go on elsewhere, with the goal it began with
+    batch, half = factor * settings.batch, validates_in_half(settings)
+    record = work / "unpruned.json"
     with suppress(DataError):  # none yet, or one that something cut off
         kept = read_json(_Baseline, record)
-        if (kept.weights, kept.conditions) == (unpruned.sha256, conditions):
+        same = (kept.weights, kept.conditions) == (unpruned.sha256, conditions)
+        if same and ((kept.batch, kept.half) == (batch, half) or last_of(work).is_file()):
             return kept.figure
-    readable = checkpoint.for_ultralytics(unpruned, Path(work) / "baseline.pt")
-    # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
-    batch = factor * max(settings.batch // processes(settings.device), 1)
-    accuracy = validation_accuracy(readable, data=dataset, settings=settings, work=work, batch=batch)
+    readable = checkpoint.for_ultralytics(unpruned, work / "baseline.pt")
+    measure = partial(
+        validation_accuracy,
+        readable,
+        data=dataset,
+        settings=settings,
+        work=work,
+        # rectangular batches are padded to their largest image, so it takes the trainer's own batches of validation
+        batch=factor * max(settings.batch // processes(settings.device), 1),
+        half=half,
+    )
+    accuracy = measure() if RANK == -1 else in_a_process_of_its_own(measure)
     record.parent.mkdir(parents=True, exist_ok=True)
-    write_json(record, _Baseline(unpruned.sha256, conditions, accuracy))
+    write_json(record, _Baseline(unpruned.sha256, conditions, batch, half, accuracy))
     return accuracy

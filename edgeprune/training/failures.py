@@ -42,6 +42,10 @@ WRONG_ARGUMENT = {
     "flip_idx": "",
 }
 """Texts of Ultralytics and torch for arguments that cannot work together, and what to do where they do not say it."""
+RAISED = re.compile(r"^(?:\[rank\d+\]:\s?)?((?:\w+\.)*\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
+"""The line of a traceback that says what was raised, as torch prints it in one of several processes."""
+TOLD = {kind.__name__: kind for kind in (TargetError, DataError, StageError)}
+"""Errors of edgeprune that a process of several may raise."""
 REFUSING = ("engine", "data", "models")
 """Folders of Ultralytics that check what they are given; deeper ones check what the program does."""
 
@@ -66,7 +70,7 @@ def as_one_line(settings: TrainSettings, folder: Path, trainer: Callable[[], Any
     except EdgepruneError:
         raise
     except subprocess.CalledProcessError as error:
-        raise ToolError([str(part) for part in error.cmd], error.returncode, "see the output above") from error
+        raise _failure_of_processes(error, settings, folder, trainer()) from error
     except (RuntimeError, MemoryError, ValueError, TypeError, AssertionError, OSError) as error:
         failure = _failure(error, settings, folder, trainer())
         if failure is None:
@@ -85,10 +89,7 @@ def _failure(error: Exception, settings: TrainSettings, folder: Path, trainer: A
             f"more: docker run --shm-size 8g for shared memory, ulimit -n for files{kept}"
         )
     if isinstance(error, MemoryError) or number == errno.ENOMEM or (number is None and MEMORY.search(text)):
-        return StageError(
-            f"out of memory with batch {settings.batch} at {pixels(settings.side)}; lower batch, or imgsz, with which "
-            f"training starts anew{kept}"
-        )
+        return StageError(_out_of_memory(settings, trainer, kept))
     if isinstance(error, OSError) and number is not None:
         place = error.filename if isinstance(error.filename, str) else folder
         room = "; make room and give the same command again" if is_full(error) else ""
@@ -106,6 +107,36 @@ def _failure(error: Exception, settings: TrainSettings, folder: Path, trainer: A
     if (place := _refused_in(error)) is not None:
         return StageError(f"Ultralytics ended the work: {said} ({place}){kept}")
     return None
+
+
+def _failure_of_processes(
+    error: subprocess.CalledProcessError, settings: TrainSettings, folder: Path, trainer: Any
+) -> EdgepruneError:
+    """What one of the processes on several GPUs raised, as it would be told if this one had."""
+    raised = [found.groups() for found in RAISED.finditer(str(error.output or ""))]
+    for name, text in raised:
+        if (kind := TOLD.get(name.rpartition(".")[2])) is not None:
+            return kind(text)
+        failure = RuntimeError(text)
+        if MEMORY.search(text) or LOADERS.search(text):
+            return _failure(failure, settings, folder, trainer) or StageError(text)
+    said = next((f"{name.rpartition('.')[2]}: {text}" for name, text in raised), "see the output above")
+    return ToolError([str(part) for part in error.cmd], error.returncode, said)
+
+
+def _out_of_memory(settings: TrainSettings, trainer: Any, kept: str) -> str:
+    """With which batch it was, and where a smaller one goes on: Ultralytics halves it while a first epoch runs, and a
+    stage of a build is known by it."""
+    tried = settings.batch if trainer is None else trainer.args.batch
+    halved = f" ({settings.batch} was asked for)" if tried != settings.batch else ""
+    lower = f"lower batch below {tried}, or " if tried > 1 else "lower "
+    if kept and tried > 1:
+        lower = (
+            f"lower batch below {tried} (finetune, sparsify, qat and iterate go on with it after the last good epoch; "
+            "a build, a sweep and a frontier train anew), or "
+        )
+    what = f"out of memory with batch {tried}{halved} at {pixels(settings.side)}"
+    return f"{what}; {lower}imgsz, with which training starts anew{kept}"
 
 
 def _said(error: Exception) -> str:

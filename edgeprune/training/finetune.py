@@ -44,6 +44,7 @@ def finetune(
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
     keep: Literal["best", "last"] = "best",
+    take_ended: bool = False,
     trust: bool = False,
     label: str = "fine-tune",
     progress: Progress = silent,
@@ -63,6 +64,8 @@ def finetune(
         identity: plain data that says what they do; with other values a run in ``work`` begins anew.
         keep: which epoch's averaged weights to give; for ``best`` the model as it was given is epoch 0, so that the
             result is never worse on the validation split, by the task's own figure in the trainer's validation.
+        take_ended: a run in ``work`` that had ended is the result also where a batch, patience, time or anything else
+            that may change between epochs is another one now; else it begins anew.
         trust: load weights and teacher with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         label: what ``progress`` calls the work.
         progress: called after every epoch.
@@ -116,6 +119,7 @@ def finetune(
             watchers=watchers,
             identity=identity,
             keep_given=keep == "best",
+            take_ended=take_ended,
             label=label,
             progress=progress,
         )

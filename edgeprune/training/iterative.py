@@ -56,7 +56,8 @@ def prune_in_rounds(
         rounds: 1 or more; the last one gets the epochs that cannot be divided.
         data, settings, metadata, trust, progress: as in :func:`edgeprune.training.finetune.finetune`.
         out: folder for ``best.pt`` of the last round; earlier rounds stay in ``work``.
-        work: scratch folder; the same call again goes on in the round and epoch where it stopped.
+        work: scratch folder; the same call again goes on in the round and epoch where it stopped, also with what may
+            change between epochs (batch, patience, time); a round that had ended stays as it is.
         importance, scope, align: as in :func:`edgeprune.pruning.api.prune`; a criterion that asks the loss is shown
             images of the training split.
 
@@ -106,6 +107,7 @@ def prune_in_rounds(
                 out=Path(out) if number == rounds else folder / "out",
                 settings=replace(settings, epochs=max(epochs, 1), time_h=settings.time_h and settings.time_h / rounds),
                 work=folder,
+                take_ended=True,  # another batch in a later round, after memory ran out there, costs no earlier one
                 trust=trust,
                 label=f"round {number}/{rounds}",
                 progress=progress,

@@ -123,6 +123,7 @@ def run_training(
     watchers: Sequence[Watcher] = (),
     identity: Mapping[str, Any] | None = None,
     keep_given: bool = False,
+    take_ended: bool = False,
     label: str = "training",
     progress: Progress = silent,
 ) -> FinishedRun:
@@ -130,6 +131,7 @@ def run_training(
 
     ``identity`` is plain data that says what the watchers do, and under ``dataset`` the digest of the data: with other
     values a run begins anew. With ``keep_given`` the model as it was given is epoch 0 and a candidate for the best.
+    With ``take_ended`` a run that had ended is the result where only what may change between epochs has changed.
 
     Raises:
         TargetError: an unknown or wrong training argument.
@@ -140,11 +142,12 @@ def run_training(
     """
     work = Path(work).resolve()
     arguments = ultralytics_arguments(settings)
-    folder = work / "run"
-    last = folder / "weights" / "last.pt"
+    last = last_of(work)
+    folder = last.parent.parent
     ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
     identity = {**(identity or {}), "keep_given": keep_given}
-    before = _Before(*on_first_process(partial(_prepare, folder, source, data, settings, identity)))
+    prepare = partial(_prepare, folder, source, data, settings, identity, take_ended=take_ended)
+    before = _Before(*on_first_process(prepare))
     epochs_done = before.epochs
     if before.said and RANK in {-1, 0}:
         _logger.warning("%s %s", label, before.said)
@@ -192,6 +195,11 @@ def run_training(
     return FinishedRun(best, last, state.task, state.epochs, state.best_epoch, epochs, state.seconds, state.given)
 
 
+def last_of(work: Path) -> Path:
+    """Where a training in ``work`` keeps its last finished epoch."""
+    return work / "run" / "weights" / "last.pt"
+
+
 def _named_for_ultralytics(stack: ExitStack, source: Path | str) -> str:
     """A checkpoint by :func:`own_name`, until ``stack`` is left; a model YAML and a name to download by their own."""
     path = Path(source)
@@ -212,12 +220,19 @@ def _head(model: YOLO, settings: TrainSettings) -> dict[str, Any]:
 
 
 def validation_accuracy(
-    weights: Path, *, data: Path | str | Dataset, settings: TrainSettings, work: Path | str, batch: int | None = None
+    weights: Path,
+    *,
+    data: Path | str | Dataset,
+    settings: TrainSettings,
+    work: Path | str,
+    batch: int | None = None,
+    half: bool = False,
 ) -> float:
     """The task's main figure of ``weights`` on the validation split, through plain ``YOLO(weights).val``.
 
     Of two heads, the one that ``settings`` says will ship, and by the arguments of validation that it trains with.
-    ``batch`` is Ultralytics' default unless given.
+    ``batch`` is Ultralytics' default unless given; ``half`` computes in float16, as training validates on a GPU: the
+    figure of a result is float32's.
     """
     folder = Path(work).resolve()
     silence = quiet() if settings.quiet else nullcontext()
@@ -246,6 +261,7 @@ def validation_accuracy(
             **_head(model, settings),
             **validation_arguments(settings),
             **({} if batch is None else {"batch": batch}),
+            **({"quantize": 16} if half else {}),
         )
     return float(metrics.results_dict[TASK2METRIC[str(model.task)]])
 
@@ -284,7 +300,13 @@ class _Before(NamedTuple):
 
 
 def _prepare(
-    folder: Path, source: Path | str, data: Path | str, settings: TrainSettings, identity: Mapping[str, Any]
+    folder: Path,
+    source: Path | str,
+    data: Path | str,
+    settings: TrainSettings,
+    identity: Mapping[str, Any],
+    *,
+    take_ended: bool = False,
 ) -> _Before:
     """See what a run in ``folder`` can go on from; without any of it the folder is moved aside."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -298,6 +320,10 @@ def _prepare(
     except _NotContinuedError as error:
         said = f"starts anew: {error}; what was there is kept in {_put_aside(folder, 'unreadable')}"
     ended = state is not None and (state.ended or (folder / "ended").exists())
+    if state is not None and lines and ended and take_ended and _may_change(now, request):
+        return _Before(
+            state.epochs, True, said=f"had ended with other settings ({'; '.join(lines)}), and stays as it is"
+        )
     if state is None or (lines and (ended or not _may_change(now, request))):
         if os.path.lexists(last):  # an epoch was finished
             said = f"starts anew ({'; '.join(lines)}); the run before it is kept in {_put_aside(folder, 'before')}"

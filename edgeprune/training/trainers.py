@@ -78,6 +78,8 @@ class GivenModelTrainer(BaseTrainer):
 
     seconds_before = 0.0
     """Training time of earlier runs that this one continues, in seconds."""
+    clock_moved = False
+    """Whether the time of training counts that of earlier runs."""
     best_epoch = 0
     """The epoch of best.pt, counted from 1; 0 for the given model, and before there is a best.pt."""
     given: dict[str, Any] | None = None
@@ -102,9 +104,9 @@ class GivenModelTrainer(BaseTrainer):
         for said in self.callbacks[ReadBy.EVENT]:
             if isinstance(said, ReadBy):
                 self.last, self.best = said.weights / self.last.name, said.weights / self.best.name
-        self.add_callback("on_pretrain_routine_end", _refuse_empty_labels)
-        self.add_callback("on_train_epoch_start", _start_epoch)
-        self.add_callback("on_train_batch_start", _count_batch)
+        for event, callback in OWN_CALLBACKS:
+            if callback not in self.callbacks[event]:  # a process that Ultralytics starts is given those of its parent
+                self.add_callback(event, callback)
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Ultralytics' arguments of last.pt, with the precision of the device that the run goes on on: it would keep
@@ -523,6 +525,13 @@ def _count_batch(trainer: BaseTrainer) -> None:
         trainer.waiting += 1
 
 
+def _end_epoch(trainer: BaseTrainer) -> None:
+    """Count epochs from the first one where the clock of training was moved back to it; until its batches are done,
+    Ultralytics tells by the number that this run began with whether memory may still run out in its first epoch."""
+    if isinstance(trainer, GivenModelTrainer) and trainer.clock_moved:
+        trainer.start_epoch = 0
+
+
 def _start_epoch(trainer: BaseTrainer) -> None:
     """Seed the epoch by its number, so that what it draws does not depend on where the process began.
 
@@ -543,5 +552,14 @@ def _start_epoch(trainer: BaseTrainer) -> None:
     if isinstance(trainer, GivenModelTrainer) and trainer.seconds_before:
         # time limits and estimates count what was spent before; with the clock moved back, epochs count from 0 too
         trainer.train_time_start -= trainer.seconds_before
-        trainer.start_epoch = 0
         trainer.seconds_before = 0.0
+        trainer.clock_moved = True
+
+
+OWN_CALLBACKS = (
+    ("on_pretrain_routine_end", _refuse_empty_labels),
+    ("on_train_epoch_start", _start_epoch),
+    ("on_train_epoch_end", _end_epoch),
+    ("on_train_batch_start", _count_batch),
+)
+"""What every training listens to: an event of Ultralytics and what it calls."""

@@ -7,17 +7,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from ultralytics import YOLO
 
 from edgeprune.errors import TargetError
 from edgeprune.settings import AccuracyGoal, TrainSettings
 from edgeprune.training import early_stop
 from edgeprune.training.early_stop import StopAtGoal, baseline_accuracy
 from edgeprune.training.finetune import finetune
-from edgeprune.training.run import run_training
+from edgeprune.training.run import run_training, validation_accuracy
 from tests.situations import datasets, models
+from tests.training.test_resume import Killed, stop_after
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,73 @@ def test_the_unpruned_figure_is_measured_again_where_anything_that_it_depends_on
     seen = [figure(), figure(imgsz=96), figure(batch=7), figure(head="raw"), figure(relabelled / digits.name)]
     assert seen == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
     assert figure(relabelled / digits.name) == pytest.approx(0.05)
+
+
+def test_a_run_with_a_goal_goes_on_with_another_batch(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The goal would differ in the digits that the padding of another batch moves, and a run of another goal is another
+    run."""
+    figures = iter([0.9, 0.9000001])
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, **__: next(figures))
+    told: list[str] = []
+
+    def run(settings: TrainSettings, watchers: Any = ()) -> None:
+        work = tmp_path / "work"
+        figure = baseline_accuracy(narrow, data=digits, settings=settings, work=work)
+        goal = AccuracyGoal(baseline=figure, max_drop=0.01)
+        given = {"data": digits, "out": tmp_path / "out", "settings": settings, "work": work, "until": goal}
+        finetune(narrow, **given, watchers=watchers, progress=lambda text, *, done=0, total=0: told.append(text))
+
+    with pytest.raises(Killed):
+        run(settings, stop_after(1))
+    told.clear()
+    run(replace(settings, batch=4))
+    assert told[0] == "fine-tune goes on after epoch 1"
+    assert not (tmp_path / "work" / "run.before-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "half"),
+    [(None, "", True), (None, "0", True), (None, "cpu", False), (False, "0", False), ("fp32", "0", False)],
+)
+def test_the_figure_is_measured_in_the_precision_that_epochs_are_validated_in(
+    tmp_path: Path,
+    narrow: Path,
+    digits: Path,
+    settings: TrainSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    amp: Any,
+    device: str,
+    half: bool,
+) -> None:
+    """On a GPU with mixed precision in float16, as ``BaseValidator`` has it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    asked: list[bool] = []
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, half, **__: asked.append(half) or 0.5)
+    given = replace(settings, device=device, train={} if amp is None else {"amp": amp})
+    baseline_accuracy(narrow, data=digits, settings=given, work=tmp_path)
+    assert asked == [half]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not half)
+    baseline_accuracy(
+        narrow, data=digits, settings=replace(given, device="cpu" if half else "0", train={}), work=tmp_path
+    )
+    assert asked == [half, not half], "before an epoch is finished it is measured again"
+
+
+def test_that_precision_is_ultralytics_own(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(YOLO, "val", lambda _, **given: asked.append(given.get("quantize")) or _Figures)
+    for half in (True, False):
+        validation_accuracy(narrow, data=digits, settings=settings, work=tmp_path, half=half)
+    assert asked == [16, None]
+
+
+class _Figures:
+    results_dict: ClassVar = {"metrics/mAP50-95(B)": 0.5}
 
 
 @pytest.mark.parametrize(("task", "batch"), [("detect", 8), ("obb", 4), ("classify", 8)])

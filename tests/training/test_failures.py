@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 from ultralytics.engine.trainer import BaseTrainer
 
-from edgeprune.errors import EdgepruneError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, ToolError
 from edgeprune.settings import TrainSettings
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.finetune import finetune
@@ -65,6 +67,70 @@ def test_a_machine_that_gives_out_is_one_line(
 ) -> None:
     said = refused(narrow, digits, tmp_path, settings, [("on_train_batch_start", raising(error))])
     assert all(word in said for word in seen), said
+
+
+@pytest.mark.parametrize(
+    ("batch", "tried", "kept", "seen"),
+    [
+        (16, 2, False, "out of memory with batch 2 (16 was asked for) at 64 px; lower batch below 2, or imgsz, with"),
+        (16, 16, False, "out of memory with batch 16 at 64 px; lower batch below 16, or imgsz, with"),
+        (
+            16,
+            16,
+            True,
+            "lower batch below 16 (finetune, sparsify, qat and iterate go on with it after the last good epoch;",
+        ),
+        (1, 1, True, "out of memory with batch 1 at 64 px; lower imgsz, with"),
+    ],
+)
+def test_memory_that_ran_out_names_the_batch_it_ran_out_with(
+    tmp_path: Path, settings: TrainSettings, batch: int, tried: int, kept: bool, seen: str
+) -> None:
+    """Ultralytics halves it in a first epoch; nobody can lower what was never tried."""
+    if kept:
+        (tmp_path / "weights").mkdir()
+        (tmp_path / "weights" / "last.pt").touch()
+    trainer = SimpleNamespace(args=SimpleNamespace(batch=tried))
+    with pytest.raises(StageError) as caught:
+        with as_one_line(replace(settings, batch=batch), tmp_path, lambda: trainer):
+            raise RuntimeError("CUDA out of memory")
+    assert seen in str(caught.value)
+
+
+AGENT = """W1129 03:00:00 torch/distributed/run.py:774] setting OMP_NUM_THREADS
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+{0}
+Traceback (most recent call last):
+  File "run.py", line 1, in <module>
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+x.py FAILED
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "seen"),
+    [
+        (
+            "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to",
+            StageError,
+            "out of memory with batch 8 at 64 px",
+        ),
+        ("[rank0]: RuntimeError: " + DEAD, StageError, "lower workers"),
+        ("edgeprune.errors.DataError: no image has a label", DataError, "no image has a label"),
+        ("[rank0]: edgeprune.errors.StageError: another training works here", StageError, "another training works"),
+        ("[rank0]: KeyError: 'of the program'", ToolError, "torchrun exited with 1: KeyError: 'of the program'"),
+        ("Killed", ToolError, "torchrun exited with 1: see the output above"),
+    ],
+    ids=["memory", "loaders", "data", "stage", "bug", "killed"],
+)
+def test_what_ended_a_process_on_one_of_several_gpus_is_told_as_here(
+    tmp_path: Path, settings: TrainSettings, line: str, kind: type[EdgepruneError], seen: str
+) -> None:
+    failed = subprocess.CalledProcessError(1, ["torchrun", "x.py"], output=AGENT.format(line))
+    with pytest.raises(EdgepruneError) as caught, as_one_line(settings, tmp_path):
+        raise failed
+    assert type(caught.value) is kind and seen in str(caught.value)
 
 
 def test_a_disk_that_fills_before_the_checkpoint_is_one_line(

@@ -58,7 +58,8 @@ def test_rounds_share_the_time(
 ) -> None:
     given: list[float | None] = []
 
-    def trained(weights: Path, *, settings: TrainSettings, **_: Any) -> Any:
+    def trained(weights: Path, *, settings: TrainSettings, take_ended: bool, **_: Any) -> Any:
+        assert take_ended, "a smaller batch in a later round trains none anew"
         given.append(settings.time_h)
         return TrainResult(weights, TrainSummary(1, 1, (), 0.5, 1.0, None))
 

@@ -169,6 +169,38 @@ def test_gradients_that_wait_go_on_exactly_where_memory_ran_out(tmp_path: Path, 
     assert_equal_runs(whole, run_training(tmp_path / "cut", narrow, data=digits, settings=settings))
 
 
+def test_memory_that_runs_out_as_a_run_goes_on_halves_its_batch_as_in_a_first_epoch(
+    tmp_path: Path, narrow: Path, digits: Path
+) -> None:
+    """On a GPU with less memory than the one before; the schedule goes on where it was, and the clock too."""
+    with pytest.raises(Killed):
+        run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=stop_after(1))
+    spent = float(torch_safe_load(str(tmp_path / "run/weights/last.pt"), safe_only=True)[0]["edgeprune"]["seconds"])
+    failed: list[int] = []
+    seen: list[tuple[int, int, int, bool]] = []
+
+    def exhaust(trainer: Any) -> None:
+        if not failed:
+            failed.append(trainer.epoch)
+            preprocess = trainer.preprocess_batch
+
+            def fail(batch: Any) -> Any:
+                trainer.preprocess_batch = preprocess
+                raise RuntimeError("CUDA out of memory")
+
+            trainer.preprocess_batch = fail
+
+    def note(trainer: Any) -> None:
+        moved = time.time() - trainer.train_time_start > spent
+        seen.append((trainer.epoch, trainer.batch_size, trainer.scheduler.last_epoch, moved))
+
+    watchers = [("on_train_batch_start", exhaust), ("on_train_epoch_end", note)]
+    run = run_training(tmp_path, narrow, data=digits, settings=SETTINGS, watchers=watchers)
+    assert failed == [1]
+    assert seen == [(1, 4, 1, True), (2, 4, 2, True)]
+    assert [epoch.number for epoch in run.epochs] == [1, 2, 3]
+
+
 def changed_run(
     folder: Path, narrow: Path, digits: Path, before: TrainSettings, *after: TrainSettings
 ) -> tuple[list[dict[str, Any]], list[int]]:
@@ -300,6 +332,24 @@ def test_a_run_that_ended_is_moved_aside_by_any_other_setting(tmp_path: Path, na
         again = run_training(tmp_path, narrow, data=digits, settings=replace(once, patience=number))
         assert again.epochs_run == 1
     assert sorted(path.name for path in tmp_path.glob("run.before-*")) == ["run.before-1", "run.before-2"]
+
+
+def test_a_run_that_ended_is_taken_where_it_may_be_and_no_more_than_that_has_changed(
+    tmp_path: Path, narrow: Path, digits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a round of several, whose successor ran out of memory."""
+    once = replace(SETTINGS, epochs=1)
+    where = {"data": digits, "take_ended": True}
+    first = run_training(tmp_path, narrow, settings=once, **where)
+    for changed in (replace(once, batch=4), replace(once, patience=3), replace(once, train={"plots": True}), once):
+        assert run_training(tmp_path, narrow, settings=changed, **where) == first
+    assert [record.getMessage() for record in caplog.records if record.name == "edgeprune.training.run"] == [
+        f"training had ended with other settings ({line}), and stays as it is"
+        for line in ("batch: 8 → 4", "patience: 50 → 3", "train.plots: nothing → True")
+    ]
+    assert not (tmp_path / "run.before-1").exists()
+    run_training(tmp_path, narrow, settings=replace(once, batch=4, lr0=0.001), **where)
+    assert (tmp_path / "run.before-1").exists()
 
 
 def test_the_data_set_may_be_named_by_another_path(tmp_path: Path, narrow: Path, digits: Path) -> None:
