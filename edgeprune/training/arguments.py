@@ -20,10 +20,12 @@ def training_device(settings: TrainSettings) -> str:
     """Where to train, as Ultralytics names it: as the settings say, else a GPU when there is one.
 
     Raises:
-        TargetError: there is no such device.
+        TargetError: there is no such device, or ``torchrun`` started another number of processes than there are GPUs.
     """
     import torch
     from ultralytics.utils.torch_utils import select_device
+
+    from edgeprune.training.distributed import require_a_gpu_each
 
     device = settings.device or ("0" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,6 +34,7 @@ def training_device(settings: TrainSettings) -> str:
         raise TargetError(
             f"{named('device')} {device!r} is not here; cpu is allowed, or GPUs by number: edgeprune doctor"
         ) from error
+    require_a_gpu_each(device)
     return device
 
 
@@ -44,7 +47,8 @@ def ultralytics_arguments(settings: TrainSettings) -> dict[str, Any]:
     the run earlier or later. ``settings.train`` replaces any of it.
 
     Raises:
-        TargetError: an unknown name in ``settings.train`` or a value of the wrong type.
+        TargetError: an unknown name in ``settings.train`` or a value of the wrong type, or a batch that its devices
+            cannot share.
         DeviceError: it asks for INT8, and ModelOpt is not installed.
     """
     device = training_device(settings)
@@ -113,6 +117,9 @@ def _checked(settings: TrainSettings, arguments: dict[str, Any]) -> Any:
         near = get_close_matches(unknown[0], DEFAULT_CFG_DICT, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise TargetError(f"train argument {unknown[0]!r} is not one that Ultralytics knows{hint}")
+    from edgeprune.training.distributed import processes, require_shared
+
+    require_shared(settings.batch, processes(arguments.get("device", settings.device)))
     height, width = both_sides(settings.side)
     if height != width and settings.train.get("rect"):
         raise TargetError(f"train argument 'rect': images are {pixels(settings.side)} already; remove it")

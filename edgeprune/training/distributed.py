@@ -118,9 +118,10 @@ def join_on_cpu(trainer: Any) -> None:
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=TIMEOUT)
     count, batch, nominal = dist.get_world_size(), trainer.batch_size, trainer.args.nbs
-    if batch % count or nominal % count:
+    require_shared(batch, count)
+    if nominal % count:
         raise TargetError(
-            f"{named('batch', str(batch))} cannot be shared by {count} processes; allowed is a multiple of {count}"
+            f"train argument nbs={nominal} cannot be shared by {count} processes; allowed is a multiple of {count}"
         )
     # 0, Ultralytics' own choice, would multiply the loss by nothing; above 1 it wants a GPU for every process
     trainer.world_size = 1

@@ -48,9 +48,10 @@ from edgeprune.training.distillation import AttachTeacher
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
+from edgeprune.training.results_csv import read_epochs, row_of
 from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, ReadBy
 from edgeprune.unpickle import content_of, known_classes_only, own_name
-from edgeprune.workspace import differences, open_workspace
+from edgeprune.workspace import LOCK, differences, open_workspace
 
 _logger = logging.getLogger(__name__)
 
@@ -108,7 +109,11 @@ def alone_in(work: Path | str, out: Path | str) -> Iterator[None]:
         yield
         return
     with open_workspace(Path(work), "training"):
-        remove_unfinished(Path(work) / "run" / "weights")
+        run = Path(work) / "run"
+        if (run / LOCK).is_file():  # held by processes on GPUs that outlived the training which started them
+            with open_workspace(run, "training"):
+                pass
+        remove_unfinished(run / "weights")
         if Path(work).absolute().parent == Path(out).absolute():  # else another training may write there
             remove_unfinished(Path(out))
         yield
@@ -271,24 +276,6 @@ def validation_arguments(settings: TrainSettings) -> dict[str, Any]:
     return {name: value for name, value in settings.train.items() if name in VALIDATION}
 
 
-def read_epochs(results: Path) -> tuple[Epoch, ...]:
-    """The rows of a ``results.csv``, without those that a loss of power garbled; none where there is no such file."""
-    if not results.is_file():
-        return ()
-    header, *lines = results.read_text(errors="replace").splitlines() or [""]
-    rows = [row for line in lines if (row := _figures(header, line)) is not None]
-    return tuple(Epoch(int(row.pop("epoch")), row.pop("time"), row) for row in rows)
-
-
-def _figures(header: str, line: str) -> dict[str, float] | None:
-    """One row of a ``results.csv``, by column; None for a line that is no whole row."""
-    try:
-        row = {key.strip(): float(value) for key, value in zip(header.split(","), line.split(","), strict=True)}
-    except ValueError:
-        return None
-    return row if {"epoch", "time"} <= row.keys() and row["epoch"].is_integer() else None
-
-
 class _Before(NamedTuple):
     """What lies in a run's folder when it is called for: epochs to go on from, whether it had ended, what has changed
     since it began (keys of :data:`RESUMABLE`), and what is to be said of changes."""
@@ -441,13 +428,14 @@ def _drop_rows_after(results: Path, epochs: int) -> None:
     if not results.is_file():
         return
     header, *lines = results.read_text(errors="replace").splitlines(keepends=True) or [""]
-    whole = [(line, _figures(header, line)) for line in lines if line.endswith("\n")]
+    whole = [(line, row_of(header, line)) for line in lines if line.endswith("\n")]
     rows = [line for line, row in whole if row is not None and row["epoch"] <= epochs]
     write_atomically(results, "".join([header, *rows]))
 
 
 class EpochReporter:
-    """Reports every epoch as progress; a class, so that distributed training can pickle it without its listener."""
+    """Reports every epoch as progress; a class, so that distributed training can pickle it without its listener. Where
+    other processes train, it is told of the rows of their ``results.csv``."""
 
     def __init__(self, label: str, progress: Progress) -> None:
         self.label = label
@@ -458,11 +446,21 @@ class EpochReporter:
 
     def __call__(self, trainer: BaseTrainer) -> None:
         name = TASK2METRIC[trainer.args.task]
-        accuracy = (trainer.metrics or {}).get(name)
-        text = "" if accuracy is None else f", {name.split('/')[-1]} {accuracy:.3f}"
-        done = trainer.epoch + 1
-        text += time_left(trainer)
-        self.progress(f"{self.label} epoch {done}/{trainer.epochs}{text}", done=done, total=trainer.epochs)
+        self._report(trainer, trainer.epoch + 1, trainer.epochs, (trainer.metrics or {}).get(name), time_left(trainer))
+
+    def finished(self, trainer: BaseTrainer, epoch: Epoch) -> None:
+        """An epoch that processes on several GPUs finished; by time, only they know how many it will be."""
+        left = trainer.epochs - epoch.number
+        known = not trainer.args.time and left >= 0
+        accuracy = epoch.figures.get(TASK2METRIC[trainer.args.task])
+        text = _in_words(epoch.seconds / epoch.number * left) if known and left and epoch.number else ""
+        self._report(trainer, epoch.number, trainer.epochs if known else 0, accuracy, text)
+
+    def _report(self, trainer: BaseTrainer, done: int, total: int, accuracy: float | None, left: str) -> None:
+        name = TASK2METRIC[trainer.args.task].split("/")[-1]
+        text = "" if accuracy is None else f", {name} {accuracy:.3f}"
+        of = f"/{total}" if total else ""
+        self.progress(f"{self.label} epoch {done}{of}{text}{left}", done=done, total=total)
 
 
 def time_left(trainer: BaseTrainer) -> str:
@@ -472,7 +470,10 @@ def time_left(trainer: BaseTrainer) -> str:
     left, run = trainer.epochs - done, done - trainer.start_epoch  # a run that goes on timed its own epochs alone
     if left <= 0 or run <= 0:
         return ""
-    seconds = (time.time() - trainer.train_time_start) / run * left
+    return _in_words((time.time() - trainer.train_time_start) / run * left)
+
+
+def _in_words(seconds: float) -> str:
     if seconds < 90:
         return f", about {seconds:.0f} s left"
     return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"

@@ -1,7 +1,8 @@
 """Ultralytics trainers that keep the module they are given.
 
 A stock trainer rebuilds the model from its YAML and copies what fits by name and shape, which turns a pruned model into
-a half-empty unpruned one. These subclasses override public methods only; no class of Ultralytics is changed:
+a half-empty unpruned one. These subclasses override public methods, and one that is not (``_setup_ddp``); no class of
+Ultralytics is changed:
 
 - ``get_model`` returns the given module, in float, with the data set's classes and nothing of an earlier loss;
 - ``build_dataset`` gives images of one height and width where they are asked for;
@@ -9,7 +10,8 @@ a half-empty unpruned one. These subclasses override public methods only; no cla
 - ``save_model`` writes whole files in full precision, with all that an exact continuation needs;
 - ``validate_given`` makes the model as it was given, before any step, epoch 0 and a candidate for the best;
 - ``accumulate`` and ``optimizer_step`` put the steps of a run that goes on where they would have been;
-- ``check_resume`` and ``resume_training`` read that back; ``final_eval`` leaves the full-precision files alone.
+- ``check_resume`` and ``resume_training`` read that back; ``final_eval`` leaves the full-precision files alone;
+- ``train`` starts the processes of several GPUs so that they end with this one and are heard.
 
 Fake quantizers of INT8 (``quantize=8``) lie beside the model in these files, as Ultralytics writes them.
 
@@ -34,6 +36,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import ultralytics
 from torch import nn
 from ultralytics.cfg import TASK2METRIC
@@ -58,6 +61,7 @@ from edgeprune.options import named
 from edgeprune.rectangle import fit_dataset
 from edgeprune.training.classes import fit_classes
 from edgeprune.training.distributed import join_on_cpu
+from edgeprune.training.several_gpus import alone_on_gpus, obey_launcher, train_on_several
 from edgeprune.unpickle import content_of
 
 STATE = "edgeprune"
@@ -98,6 +102,7 @@ class GivenModelTrainer(BaseTrainer):
     """Batches before the last step of an earlier run, until this run's first step; see `accumulate`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        obey_launcher()
         super().__init__(*args, **kwargs)
         if RANK != -1 and self.device.type == "cpu":
             join_on_cpu(self)
@@ -126,6 +131,18 @@ class GivenModelTrainer(BaseTrainer):
     def accumulate(self, batches: int) -> None:
         self._accumulate = batches
 
+    def train(self) -> None:
+        """Ultralytics' training; on several GPUs that of a process for each, which :func:`train_on_several` starts.
+
+        Raises:
+            StageError: the processes of an earlier training work in this folder.
+        """
+        if self.ddp:
+            train_on_several(self)
+            return
+        with alone_on_gpus(self.save_dir):
+            super().train()
+
     def optimizer_step(self) -> None:
         """Ultralytics' step with the gradients of every batch since the last one."""
         super().optimizer_step()
@@ -143,6 +160,16 @@ class GivenModelTrainer(BaseTrainer):
             for name, given in self.callbacks.items():
                 self.callbacks[name] = [one for one in given if getattr(one, "__module__", "") not in unasked]
         super().run_callbacks(event)
+
+    def _setup_ddp(self) -> None:
+        """Ultralytics' joining of the processes of ``torchrun``; once, however many trainings follow on each other.
+
+        A group that was left cannot be joined anew: what its members told of themselves stays in torchrun's store.
+        """
+        if dist.is_initialized():  # by the training before, which chose the GPU of this process too
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        else:
+            super()._setup_ddp()
 
     def get_dataset(self) -> dict[str, Any]:
         """Ultralytics' description of the data set as it was checked; DataError where it cannot be used."""

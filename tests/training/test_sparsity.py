@@ -244,7 +244,8 @@ def test_nothing_off_is_said_plainly() -> None:
 
 def test_distributed_training_can_pickle_what_it_is_given(narrow: Path) -> None:
     """Ultralytics hands trainer class, model and callbacks to its processes through cloudpickle, by name."""
-    cloudpickle = pytest.importorskip("cloudpickle")
+    import cloudpickle
+
     from edgeprune.training.distillation import AttachTeacher
     from edgeprune.training.early_stop import StopAtGoal
     from edgeprune.training.run import EpochReporter
