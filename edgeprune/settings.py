@@ -553,7 +553,7 @@ class PruneSettings(Settings):
     images: Annotated[int, Ge(1)] = 64
     """Images of the training split that channels are ranked on."""
     batch: Annotated[int, Ge(1), Le(LARGEST_COUNT)] = 4
-    """Images per pass; each batch is one sample of the gradient."""
+    """Images in one sample of the gradient; as many pass together as have the pixels of 4 images of 640 px."""
     importance: str = "auto"
     """Channel importance criterion; ``auto`` is taylor with labelled images, lamp without."""
     normalisation: str | None = None
@@ -576,3 +576,20 @@ class PruneSettings(Settings):
     """Of a model with two heads, the one that will be exported: MACs are counted and channels ranked for it."""
     seed: Seed = 0
     """Seed of the random criterion and of the draw of images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unused_normalisation(self.scope, self.normalisation)
+
+
+def refuse_unused_normalisation(scope: Scope, normalisation: str | None) -> None:
+    """Refuse a normalisation that changes nothing.
+
+    Raises:
+        SettingError: scores are compared within a group alone, where a common scale moves no channel.
+    """
+    if scope == "local" and normalisation is not None:
+        raise SettingError(
+            f"{named('normalisation', normalisation)} brings groups to a common scale, and {named('scope', 'local')} "
+            "compares none with another; leave one of them out"
+        )

@@ -56,8 +56,11 @@ def calibration_batches(
         data: a dataset, or what :meth:`Dataset.load` takes.
         task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
         imgsz: of the letterboxed images in pixels: a side, or height and width.
-        images: how many images, drawn without replacement; fewer when the split has fewer.
-        batch: images per batch; each batch is one sample of the gradient.
+        images: how many images, drawn without replacement; fewer when the split has fewer. They stay in the order in
+            which they were drawn: files that lie together show one class, or one scene, and a batch, or the first few
+            of them, would show no other.
+        batch: images per batch; each batch is one sample of the gradient, however many passes it takes
+            (:data:`~edgeprune.pruning.loss.MOST_PIXELS`).
         split: use the training split for pruning decisions, so that validation stays unseen.
         seed: of the draw.
         stride: of the model.
@@ -108,7 +111,7 @@ def calibration_batches(
         ) from error
     fit_dataset(dataset, imgsz)
     count = min(images, len(dataset))
-    chosen = sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:count].tolist()
     loader = DataLoader(
         Subset(dataset, chosen), batch_size=batch, shuffle=False, collate_fn=getattr(dataset, "collate_fn", None)
     )

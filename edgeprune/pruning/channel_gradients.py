@@ -12,7 +12,7 @@ from torch import nn
 from edgeprune.errors import DataError
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.loss import batch_loss, loss_model
+from edgeprune.pruning.loss import loss_backward, loss_model
 from edgeprune.pruning.structure import Structure
 
 
@@ -28,7 +28,8 @@ def channel_gradients(
 
     A factor on a channel is a common factor on its normalisation's scale and shift, or, where none reads what its
     convolution gives, on that convolution's weights and bias; several makers (a residual sum) add up. Of two heads it
-    is the loss of the one that ships with ``head``.
+    is the loss of the one that ships with ``head``. A batch is one sample, a row, also where its images do not pass
+    together (:func:`~edgeprune.pruning.loss.loss_backward`).
 
     Raises:
         DataError: there was no batch, or the loss was not finite.
@@ -46,10 +47,9 @@ def channel_gradients(
     for batch in batches:
         progress(f"ranking channels: images of batch {len(rows) + 1}", done=len(rows), total=_count(batches))
         differentiable.zero_grad(set_to_none=True)
-        loss = batch_loss(differentiable, batch)
+        loss = loss_backward(differentiable, batch)
         if not torch.isfinite(loss):
             raise DataError(f"the loss of calibration batch {len(rows)} is {float(loss)}; check the labels")
-        loss.backward()
         row = np.zeros(int(structure.unit.max()) + 1, dtype=np.float32)
         for module, units in makers:
             np.add.at(row, units, _layer_gradient(module))

@@ -195,6 +195,12 @@ def fisher(group: Group) -> torch.Tensor:
     return _gradients(group).square().mean(0)
 
 
+def refuse_without_batches(name: str, batches: object) -> None:
+    """Raise ``TargetError`` for a criterion that needs labelled batches where there are none (None)."""
+    if batches is None and importance_named(name).needs_batches:
+        raise TargetError(f"{named('importance')} '{name}' needs labelled batches: {give_batches()}")
+
+
 def give_batches() -> str:
     """What to do where labelled images are missing."""
     return f"give {named('data', 'DATA.yaml')}" if option("data") else "pass batches=, or data= of a checkpoint"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +26,8 @@ _CONCATENATED = {"C2f", "C3k2", "C2fCIB", "C2fPSA", "A2C2f"}
 _CHAINED = {"C2", "C3", "C3k", "C2PSA", "RepCSP", "RepC3", "C3x"}
 # The last convolution of what stands in such lists: its width is the block's output.
 _LAST = {"Bottleneck": "cv2", "RepBottleneck": "cv2", "C3k": "cv3", "CIB": "cv1", "PSABlock": "ffn", "ABlock": "mlp"}
+
+BLOCK_IMAGES = 8  # that a block's loss is measured on: it has to rank a few blocks, not thousands of channels
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,11 @@ def _output_width(item: Any) -> int:
 
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A new model without the named blocks; the given one is not touched.
+    """A new model without the named blocks, to look at or to copy: it shares the weights that stay as they are.
 
-    The columns of ``cv2`` that read a dropped block go with it; the next block of the chain reads the previous one.
-    The outputs of every block that lost some are compared with those that it gives when each of these hands on what it
-    reads, and zeros stand in place of its output in front of ``cv2``.
+    The given one is not touched. The columns of ``cv2`` that read a dropped block go with it; the next block of the
+    chain reads the previous one. The outputs of every block that lost some are compared with those that it gives when
+    each of these hands on what it reads, and zeros stand in place of its output in front of ``cv2``.
 
     Raises:
         TargetError: a name is not a removable block; lists those that are.
@@ -147,8 +150,8 @@ def remove_blocks(model: nn.Module, names: Sequence[str]) -> nn.Module:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise TargetError(f"'{unknown[0]}' is not a removable block; this model has {', '.join(known) or 'none'}")
-    result: Any = copy.deepcopy(model)
-    dropped = [known[name] for name in set(names) if not _inside(name, names)]
+    result: Any = copy_sharing_weights(model)
+    dropped = [known[name] for name in set(names) if not is_inside(name, names)]
     # inner lists first (longer names), last items first, so that neither names nor indices move
     for block in sorted(dropped, key=lambda block: (-block.name.count("."), block.chain, -block.index)):
         chain = result.get_submodule(block.chain)
@@ -174,7 +177,7 @@ def _require_equal(model: nn.Module, result: nn.Module, dropped: Sequence[Remova
     owners alone: it is quick, and further layers would blur what a wrong column changes.
     """
     owners = {block.owner for block in dropped}
-    for name in sorted(owner for owner in owners if not _inside(owner, owners)):
+    for name in sorted(owner for owner in owners if not is_inside(owner, owners)):
         within = [block for block in dropped if block.name.startswith(f"{name}.")]
         whole, left = (_in_float32(one.get_submodule(name)) for one in (model, result))
         concatenated: dict[str, set[int]] = {}
@@ -248,8 +251,8 @@ def original_names(model: nn.Module, removed: Sequence[str]) -> Callable[[str], 
     return back
 
 
-def _inside(name: str, blocks: Iterable[str]) -> bool:
-    """Whether a block lies inside another one."""
+def is_inside(name: str, blocks: Iterable[str]) -> bool:
+    """Whether a block lies inside one of these."""
     return any(name.startswith(f"{block}.") for block in blocks)
 
 
@@ -270,12 +273,13 @@ def least_important_blocks(
 ) -> list[str]:
     """The ``count`` blocks that cost the least loss, chosen one after the other, names as in the given model.
 
-    None lies in another one: a block that is chosen after some inside it takes their place, and the choice goes on.
+    None lies in another one: a block that is chosen after some inside it takes their place, and the choice goes on. The
+    loss is that on :data:`BLOCK_IMAGES` images: every choice tries all blocks that are left.
 
     Args:
         model: whose blocks.
         count: how many.
-        batches: labelled batches that the loss is measured on.
+        batches: labelled batches; the loss is measured on a few that are spread over them.
         constraints: see :func:`removable_blocks`.
         head: see :func:`~edgeprune.pruning.loss.loss_model`.
         progress: called as the work moves.
@@ -283,7 +287,7 @@ def least_important_blocks(
     Raises:
         TargetError: a count below 0, or the model has fewer removable blocks.
     """
-    batches = list(batches)
+    batches = few_batches(list(batches))
     chosen: list[str] = []
     names = [block.name for block in removable_blocks(model, constraints)]
     innermost = _innermost(names)
@@ -294,23 +298,36 @@ def least_important_blocks(
         beside = f" beside {kept} that {named('ignore')} and {named('max_ratio')} keep" if kept > 0 else ""
         raise TargetError(f"cannot drop {count} blocks: this model has {len(innermost)} removable ones{beside}")
     while len(chosen) < count:
-        losses: dict[str, float] = {}
+        trials: dict[str, list[str]] = {}
         for name in names:
-            taken = _with_block(chosen, name)
-            left = sum(one not in taken and not _inside(one, taken) for one in innermost)
-            if name not in chosen and not _inside(name, chosen) and len(taken) + left >= count:
-                losses[name] = mean_loss(loss_model(remove_blocks(model, taken), head), batches)
+            taken = with_block(chosen, name)
+            left = sum(one not in taken and not is_inside(one, taken) for one in innermost)
+            if name not in chosen and not is_inside(name, chosen) and len(taken) + left >= count:
+                trials[name] = taken
+        losses: dict[str, float] = {}
+        for number, (name, taken) in enumerate(trials.items()):
+            progress(f"block {len(chosen) + 1} of {count}: loss without {name}", done=number, total=len(trials))
+            losses[name] = mean_loss(loss_model(remove_blocks(model, taken), head, own_weights=False), batches)
         best = min(losses, key=lambda name: losses[name])
-        chosen = _with_block(chosen, best)
-        progress(f"dropped {best}", done=len(chosen), total=count)
+        chosen = with_block(chosen, best)
+        progress(f"dropped {best}", done=len(trials), total=len(trials))
     return chosen
 
 
-def _with_block(chosen: Sequence[str], name: str) -> list[str]:
+def few_batches(batches: Sequence[Batch], images: int = BLOCK_IMAGES) -> list[Batch]:
+    """As few batches as hold so many images together, spread over those given; all where these hold fewer."""
+    for count in range(1, len(batches)):
+        few = [batches[place] for place in np.linspace(0, len(batches) - 1, count).round().astype(int)]
+        if sum(len(batch.images) for batch in few) >= images:
+            return few
+    return list(batches)
+
+
+def with_block(chosen: Sequence[str], name: str) -> list[str]:
     """Blocks with one more, in whose place those inside it stood."""
-    return [*(one for one in chosen if not _inside(one, [name])), name]
+    return [*(one for one in chosen if not is_inside(one, [name])), name]
 
 
 def _innermost(names: Sequence[str]) -> list[str]:
     """Blocks that no other one lies in: as many as can go side by side."""
-    return [name for name in names if not any(_inside(other, [name]) for other in names)]
+    return [name for name in names if not any(is_inside(other, [name]) for other in names)]

@@ -24,7 +24,7 @@ from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
 from edgeprune.pruning.choose import Chooser, CostFunction, best_channels, within
-from edgeprune.pruning.criteria import give_batches, importance_named
+from edgeprune.pruning.criteria import importance_named, refuse_without_batches
 from edgeprune.pruning.depth import original_names, remove_blocks
 from edgeprune.pruning.group import group_of
 from edgeprune.pruning.heads import refuse_fused_head, training_only
@@ -34,7 +34,7 @@ from edgeprune.pruning.plan import Plan, PlannedDimension, PlanSettings, SourceD
 from edgeprune.pruning.plan_mask import require_fit, unit_mask
 from edgeprune.pruning.structure import Constraints, Dimension, Structure, glob_matches
 from edgeprune.pruning.trace import trace_model
-from edgeprune.settings import PruneSettings, Scope
+from edgeprune.settings import PruneSettings, Scope, refuse_unused_normalisation
 from edgeprune.version import __version__
 
 AUTO = "auto"  # taylor where there are labelled batches, else lamp; measured in benchmarks/pruning_criteria.md
@@ -55,6 +55,8 @@ class Pruner:
         removed: blocks to drop before any width changes, see :func:`~edgeprune.pruning.depth.removable_blocks`.
         head: which of two heads ships, one of :data:`~edgeprune.pruning.heads.HEADS`; the other one costs nothing,
             ranks nothing and keeps its widths.
+        whole: one of the same model by the same arguments but ``removed``, whose counts and digests hold for this one
+            too; as :meth:`without` gives it.
 
     Attributes:
         dimensions: every width of the model, with its parts, its members, and why it is fixed, if it is.
@@ -77,6 +79,7 @@ class Pruner:
         min_width: int = PruneSettings.min_width,
         removed: Sequence[str] = (),
         head: str = "auto",
+        whole: Pruner | None = None,
     ) -> None:
         model = network_of(model)
         refuse_fused_head(model)
@@ -84,27 +87,42 @@ class Pruner:
         imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head
         self.model = remove_blocks(model, removed) if removed else model
-        left_out = training_only(model, head)
+        self._whole = whole
+        self._left_out = left_out = training_only(model, head) if whole is None else whole._left_out
         back = original_names(model, self.removed) if removed else None
         self.structure = Structure(trace_model(self.model, imgsz), self.constraints, left_out, back)
         self.dimensions: list[Dimension] = self.structure.dimensions
         self.counts = MacsModel(self.model, self.structure)
-        self.macs_unpruned, self.params_unpruned = self.counts.macs(self.structure.widths), parameter_count(model)
-        unpruned = self.structure
-        if removed:  # requests are relative to the model that was given, and so are globs
-            unpruned = Structure(trace_model(model, imgsz), self.constraints, left_out)
-            self.macs_unpruned = MacsModel(model, unpruned).macs(unpruned.widths)
+        if whole is not None:
+            self.macs_unpruned, self.params_unpruned = whole.macs_unpruned, whole.params_unpruned
+        else:
+            self.macs_unpruned, self.params_unpruned = self._macs_unpruned(), parameter_count(model)
+
+    def _macs_unpruned(self) -> float:
+        """Multiply-accumulates of the model that was given, which requests are relative to; its globs are looked at."""
+        unpruned, counts = self.structure, self.counts
+        if self.removed:
+            unpruned = Structure(trace_model(self.original, self.imgsz), self.constraints, self._left_out)
+            counts = MacsModel(self.original, unpruned)
         makers = [maker for dimension in unpruned.dimensions for part in dimension.parts for maker in part.makers]
         for argument in ("ignore", "max_ratio"):
             for glob in getattr(self.constraints, argument):
                 if not glob_matches(glob, makers):
                     near = f"'{makers[0].partition('.')[0]}.*'"
                     raise TargetError(f"{named(argument)}: '{glob}' matches no module of this model; try {near}")
+        return counts.macs(unpruned.widths)
 
     @property
     def narrowest(self) -> dict[str, int]:
         """The least width that is allowed, by name of the free dimension."""
         return {one.name: min(one.allowed) for one in self.dimensions if one.fixed is None}
+
+    @property
+    def even_scores(self) -> Scores:
+        """Scores that put no channel before another, for plans of which no channel matters: those that are only timed,
+        or keep all."""
+        free = [one for one in self.dimensions if one.fixed is None]
+        return {one.name: torch.zeros(len(one.parts), one.width, dtype=torch.float64) for one in free}
 
     def without(self, blocks: Sequence[str]) -> Pruner:
         """One for the same model without these blocks, under the same constraints."""
@@ -118,11 +136,14 @@ class Pruner:
             min_width=constraints.min_width,
             removed=blocks,
             head=self.head,
+            whole=self._whole or self,
         )
 
     @cached_property
     def source(self) -> SourceDigests:
         """Digests of the given model."""
+        if self._whole is not None:
+            return self._whole.source
         return SourceDigests(_weights_digest(self.original), shape_signature(self.original))
 
     def macs(self, widths: Widths | None = None) -> int:
@@ -172,11 +193,10 @@ class Pruner:
         Raises:
             TargetError: unknown name, or batches missing.
         """
-        criterion = importance_named(resolve_importance(importance, batches))
-        gradients = None
-        if criterion.needs_batches:
-            if batches is None:
-                raise TargetError(f"{named('importance')} '{importance}' needs labelled batches: {give_batches()}")
+        importance = resolve_importance(importance, batches)
+        refuse_without_batches(importance, batches)
+        criterion, gradients = importance_named(importance), None
+        if criterion.needs_batches and batches is not None:
             gradients = torch.from_numpy(
                 channel_gradients(self.model, self.structure, batches, head=self.head, progress=progress)
             )
@@ -230,6 +250,7 @@ class Pruner:
             raise TargetError(f"ask for exactly one of {', '.join(map(named, requests))}, widths (seen: {seen})")
         if scope not in ("global", "local"):
             raise TargetError(f"unknown {named('scope')} '{scope}'; choose global or local")
+        refuse_unused_normalisation(scope, normalisation)
         if iterative_steps < 1 or (iterative_steps > 1 and (scores is not None or widths is not None)):
             raise TargetError(
                 f"{named('iterative_steps')} starts at 1, and more than one makes its own scores and widths"

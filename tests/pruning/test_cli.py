@@ -172,6 +172,7 @@ def test_shares_that_come_to_one_width_are_one_measurement_and_say_which(stock, 
         (("--images", "8"), "--images: of images that are drawn from --data, and none are given; give it, or"),
         (("--images", "8", "--batch", "2"), "--images, --batch: of images that are drawn from --data"),
         (("--head", "end-to-end"), "--head end-to-end: the model has no end-to-end head; auto, raw, nms are allowed"),
+        (("--scope", "local", "--normalisation", "mean"), "--normalisation mean brings groups to a common scale, and"),
         (("--data", "d.yaml", "--importance", "l1"), "--data: --importance l1 ranks channels without images"),
     ],
 )

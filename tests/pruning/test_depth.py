@@ -9,9 +9,11 @@ import torch
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.pruning import depth, equivalence
+from edgeprune.pruning import pruner as pruner_module
 from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.depth import least_important_blocks, removable_blocks, remove_blocks
+from edgeprune.pruning.depth import few_batches, least_important_blocks, removable_blocks, remove_blocks
+from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import Constraints
 
@@ -137,7 +139,7 @@ def test_blocks_that_a_user_keeps_are_not_dropped(stock):
 def test_as_many_blocks_go_as_were_asked_for_none_inside_another(stock, monkeypatch, count):
     """The inner blocks of a list cost least, then the one around them: it takes their place and counts once."""
     monkeypatch.setattr(depth, "remove_blocks", lambda model, names: names)
-    monkeypatch.setattr(depth, "loss_model", lambda names, head: names)
+    monkeypatch.setattr(depth, "loss_model", lambda names, head, **_: names)
     dear = {"model.22": 9, "model.13": 7, "model.2": 5}
     monkeypatch.setattr(
         depth, "mean_loss", lambda names, _: sum(dear.get(".".join(name.split(".")[:2]), 1) for name in names)
@@ -157,7 +159,7 @@ def test_as_many_blocks_go_as_were_asked_for_none_inside_another(stock, monkeypa
 
 def test_an_outer_block_takes_the_place_of_those_inside_it(stock, monkeypatch):
     monkeypatch.setattr(depth, "remove_blocks", lambda model, names: names)
-    monkeypatch.setattr(depth, "loss_model", lambda names, head: names)
+    monkeypatch.setattr(depth, "loss_model", lambda names, head, **_: names)
     order = ["model.6.m.0.m.1", "model.6.m.0.m.0", "model.6.m.0", "model.8.m.0.m.0", "model.2.m.0"]
     monkeypatch.setattr(depth, "mean_loss", lambda names, _: order.index(names[-1]) if names[-1] in order else 99)
     found = {count: least_important_blocks(stock("yolo11n.yaml"), count, []) for count in (1, 2, 3)}
@@ -178,3 +180,77 @@ def test_a_model_of_any_float_type_loses_blocks_and_channels(stock):
         model = copy.deepcopy(stock("yolov8n.yaml")).to(dtype)
         assert next(remove_blocks(model, ["model.4.m.0"]).parameters()).dtype == dtype
         assert len(Pruner(model, 64).source.weights) == 64
+
+
+def storages(model):
+    return {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+
+
+def test_a_model_without_blocks_takes_no_second_set_of_weights(stock):
+    model = copy.deepcopy(stock("yolov8n.yaml"))
+    model.criterion = model.init_criterion()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    shorter = remove_blocks(model, ["model.4.m.0", "model.6.m.1"])
+    own = storages(shorter) - storages(model)
+    assert len(own) == 2, "the columns of each block that owned a dropped one"
+    assert getattr(shorter, "criterion", None) is None
+    ready = loss_model(shorter, own_weights=False)
+    assert not (storages(ready) - storages(shorter))
+    mean_loss(ready, [noise()])
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_pruned_model_has_weights_of_its_own(stock):
+    """It is trained next: what it shared with the model that it comes from would change there too."""
+    model = stock("yolov8n.yaml")
+    smaller = Pruner(model, 64).without(["model.4.m.0"])
+    pruned = smaller.apply(smaller.plan(ratio=0.2, importance="l2"))
+    assert not storages(pruned) & storages(model)
+    assert not storages(loss_model(smaller.model)) & storages(model)
+
+
+def test_every_trial_of_a_block_is_told_and_looks_at_a_few_images_that_are_spread(stock, monkeypatch):
+    model, lines, looked = stock("yolov8n.yaml"), [], []
+    batches = [Batch(torch.full((4, 3, 32, 32), float(number)), {}) for number in range(16)]
+
+    def loss(ready, seen):
+        looked.append([float(batch.images[0, 0, 0, 0]) for batch in seen])
+        return 1.0 - 0.001 * len(looked)
+
+    monkeypatch.setattr(depth, "mean_loss", loss)
+    chosen = least_important_blocks(
+        model, 2, batches, progress=lambda text, done, total: lines.append((text, done, total))
+    )
+    blocks = len(removable_blocks(model))
+    assert len(chosen) == 2 and looked == [[0.0, 15.0]] * (blocks + blocks - 1)
+    trials = [line for line in lines if "loss without" in line[0]]
+    assert len(trials) == len(looked)
+    assert trials[0] == ("block 1 of 2: loss without model.2.m.0", 0, blocks)
+    assert all(done <= total for _, done, total in lines)
+
+
+def test_few_batches_hold_images_enough():
+    def of(*sizes):
+        return [Batch(torch.zeros(size, 1, 1, 1), {}) for size in sizes]
+
+    assert [len(one.images) for one in few_batches(of(4, 1, 1, 4))] == [4, 4]
+    assert few_batches(of(2, 2, 2)) != [] and len(few_batches(of(2, 2, 2))) == 3
+    assert len(few_batches(of(*[1] * 64))) == 8
+    assert len(few_batches(of(64, 64))) == 1
+    assert few_batches([]) == []
+
+
+def test_the_model_with_all_blocks_is_traced_and_digested_once(stock, monkeypatch):
+    model, traced, digested = stock("yolov8n.yaml"), [], []
+    trace, digest = pruner_module.trace_model, pruner_module._weights_digest
+    monkeypatch.setattr(pruner_module, "trace_model", lambda one, size: traced.append(one) or trace(one, size))
+    monkeypatch.setattr(pruner_module, "_weights_digest", lambda one: digested.append(one) or digest(one))
+    whole = Pruner(model, 64, ignore=["model.4.m.1.*"])
+    smaller = whole.without(["model.4.m.0"]).without(["model.4.m.0", "model.6.m.0"])
+    assert len(traced) == 3 and sum(one is model for one in traced) == 1
+    anew = Pruner(model, 64, ignore=["model.4.m.1.*"], removed=["model.4.m.0", "model.6.m.0"])
+    assert (smaller.macs_unpruned, smaller.params_unpruned) == (anew.macs_unpruned, anew.params_unpruned)
+    assert [(one.name, one.allowed, one.fixed) for one in smaller.dimensions] == [
+        (one.name, one.allowed, one.fixed) for one in anew.dimensions
+    ]
+    assert smaller.source == whole.source == anew.source and len(digested) == 2

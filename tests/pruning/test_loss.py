@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from edgeprune.pruning import loss as loss_module
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.loss import batch_loss, loss_model, mean_loss
+from edgeprune.pruning.loss import batch_loss, loss_backward, loss_model, mean_loss
 
 TASKS = ["", "-seg", "-pose", "-obb", "-cls"]
 
@@ -51,3 +52,37 @@ def test_every_image_counts_alike_however_they_are_batched(stock: Any) -> None:
         places = [slice(start, start + size) for start in range(0, 5, size)]
         losses.append(mean_loss(ready, [Batch(images[at], {"cls": classes[at]}) for at in places]))
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [*((f"yolov8n{task}", "auto") for task in TASKS), ("yolo26n", "end-to-end"), ("yolo26n", "raw")]
+)
+def test_a_batch_of_large_images_goes_through_in_parts_and_is_one_sample_all_the_same(
+    stock: Any, monkeypatch: pytest.MonkeyPatch, name: str, head: str
+) -> None:
+    """Its loss, over the sum of all its targets' scores, is not the sum of those of its parts."""
+    task = name.removeprefix("yolov8n") if name.startswith("yolov8n") else ""
+    images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    batch, seen = Batch(images, batch_of(task, 5).labels), []
+
+    def gradients() -> tuple[float, dict[str, torch.Tensor]]:
+        ready = loss_model(stock(f"{name}.yaml"), head)
+        ready.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        for parameter in ready.parameters():
+            parameter.requires_grad_(True)
+        loss = float(loss_backward(ready, batch))
+        assert mean_loss(ready, [batch]) == pytest.approx(loss / 5, rel=1e-4)
+        return loss, {name: one.grad for name, one in ready.named_parameters() if one.grad is not None}
+
+    whole, wanted = gradients()
+    assert set(seen) == {5}
+    for most, parts in ((2 * 64 * 64, [2, 2, 1]), (1, [1] * 5)):
+        seen.clear()
+        monkeypatch.setattr(loss_module, "MOST_PIXELS", most)
+        loss, found = gradients()
+        assert seen == [*parts, *parts, *parts]
+        assert loss == pytest.approx(whole, rel=1e-4)
+        assert found.keys() == wanted.keys()
+        for key, gradient in found.items():
+            scale = float(wanted[key].abs().max())
+            assert float((gradient - wanted[key]).abs().max()) <= 1e-3 * scale + 1e-5, key
