@@ -3,7 +3,8 @@
 Channels are a :class:`~edgeprune.search.knapsack.Knapsack`. A whole block is an item of the same knapsack: its price is
 the rise of the loss that was measured without it, brought onto the channels' scale where they have one. Dropping one
 changes what every width costs, so each set of dropped blocks has a knapsack of its own, made only when a block is
-cheaper per millisecond than the last channels that would have to go instead.
+cheaper per millisecond than the last channels that would have to go instead. Where a latency is not reached, blocks go
+until none is left that saves any time, twice as many at a time from step to step once many are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from torch import nn
 from edgeprune.errors import StageError
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.depth import original_names, removable_blocks, remove_blocks
+from edgeprune.pruning.depth import (
+    few_batches,
+    is_inside,
+    original_names,
+    removable_blocks,
+    remove_blocks,
+    with_block,
+)
 from edgeprune.pruning.equivalence import masked_parameters
 from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
@@ -30,8 +38,9 @@ from edgeprune.search.prices import NARROWING_SHARE, Prices, price_channels
 from edgeprune.search.probing import Candidate
 from edgeprune.search.profile import LayerProfile
 
-MAX_BRANCHES = 12  # sets of dropped blocks, each with a knapsack of its own: seconds for the largest model
-BLOCK_BATCHES = 2  # batches that a block's loss is measured on: it has to rank a few blocks, not thousands of channels
+MAX_BRANCHES = 12
+"""Sets of dropped blocks that differ by one block, each with a knapsack of its own: seconds for the largest model.
+Those behind them differ by 2, 4, 8, ... blocks, and are made only where a latency is not reached."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +100,31 @@ class Planner:
     ) -> None:
         self.importance, self.profile, self.seed = importance, profile, seed
         self.narrowing_share = narrowing_share
-        self.batches, self.progress = list(batches or [])[:BLOCK_BATCHES], progress
+        self.batches, self.progress = few_batches(list(batches or [])), progress
         self._branches = [self._branch(pruner, scores, (), 0.0)]
         self._blocks: list[Block] | None = None if self.batches else []
         self._comparable = True  # whether the blocks' prices are on the channels' scale
+        self._each_block = 0.0  # what a block costs beside its price: where prices have no common scale, all channels
         self.unpruned_ms = self._branches[0].knapsack.start_ms
 
     def solve(self, share: float) -> Candidate:
         """The plan that gives up least with a predicted latency of at most ``share`` of the unpruned model's."""
         limit = self.unpruned_ms * share
-        best, choice = self._best(limit)
-        while (block := self._cheaper_block(choice)) is not None:
-            self._add(block)
-            best, choice = self._best(limit)
+        solved = [(branch, branch.knapsack.solve(limit)) for branch in self._branches]
+        best, choice = _best(solved)
+        while blocks := self._next_blocks(choice):
+            branch = self._drop(blocks)
+            solved.append((branch, branch.knapsack.solve(limit)))
+            best, choice = _best(solved)
         key = (best.removed, tuple(choice.widths.astype(int).tolist()))
         loss = best.spent + choice.loss
         return Candidate(key, choice.ms / self.unpruned_ms, loss, choice.exhausted, (best, choice))
+
+    @property
+    def blocks_stay(self) -> bool:
+        """Whether blocks could go that no images price here."""
+        pruner = self._branches[0].pruner
+        return not self.batches and bool(removable_blocks(pruner.original, pruner.constraints))
 
     def plan(self, candidate: Candidate) -> tuple[Plan, nn.Module]:
         """A candidate's plan, and the pruned model."""
@@ -146,35 +164,40 @@ class Planner:
             removed, pruner, scores, priced, Knapsack(model, pruner.structure.widths, allowed, priced.curves), spent
         )
 
-    def _best(self, limit: float) -> tuple[_Branch, Choice]:
-        choices = [(branch, branch.knapsack.solve(limit)) for branch in self._branches]
-        within = [(branch, choice) for branch, choice in choices if not choice.exhausted]
-        if not within:
-            return min(choices, key=lambda pair: pair[1].ms)
-        return min(within, key=lambda pair: pair[0].spent + pair[1].loss)
-
-    def _cheaper_block(self, choice: Choice) -> Block | None:
-        """The next block, if it costs less per ms than the last channels of the best choice so far."""
+    def _next_blocks(self, choice: Choice) -> list[Block]:
+        """The blocks that go next: where the best choice so far does not get there, or where a block costs less per ms
+        than the last channels of it; none else, and where none is left."""
         if self._blocks is None:
             self._blocks = self._priced_blocks()
-        if not self._blocks or len(self._branches) > MAX_BRANCHES:
-            return None
-        block = self._blocks[0]
-        cheaper = self._comparable and block.price / block.saved_ms < choice.price
-        return block if choice.exhausted or cheaper else None
+        removed = self._branches[-1].removed
+        left = [one for one in self._blocks if one.name not in removed and not is_inside(one.name, removed)]
+        coarse = max(len(self._branches) - MAX_BRANCHES, 0)
+        if choice.exhausted or not left:
+            return left[: 2**coarse]
+        price, saved_ms = self._beyond(left[0], removed)
+        cheaper = not coarse and self._comparable and price < choice.price * saved_ms
+        return left[:1] if cheaper else []
 
-    def _add(self, block: Block) -> None:
-        """A branch without one block more."""
-        assert self._blocks is not None
-        self._blocks = self._blocks[1:]
-        last = max(self._branches, key=lambda branch: len(branch.removed))
-        if any(block.name.startswith(f"{name}.") or name.startswith(f"{block.name}.") for name in last.removed):
-            return
-        removed = (*last.removed, block.name)
-        first = self._branches[0]
+    def _drop(self, blocks: Sequence[Block]) -> _Branch:
+        """One more branch, without these blocks besides those that the last one is without; an outer block takes the
+        place of those inside it."""
+        last, first = self._branches[-1], self._branches[0]
+        removed, spent = last.removed, last.spent
+        for block in blocks:
+            if not is_inside(block.name, removed):
+                spent += self._beyond(block, removed)[0] + self._each_block
+                removed = tuple(with_block(removed, block.name))
+        self.progress(f"what widths cost without {len(removed)} blocks", done=0, total=0)
         pruner = first.pruner.without(removed)
         scores = inherited_scores(first.pruner, first.scores, pruner)
-        self._branches.append(self._branch(pruner, scores, removed, last.spent + block.price))
+        self._branches.append(self._branch(pruner, scores, removed, spent))
+        return self._branches[-1]
+
+    def _beyond(self, block: Block, removed: Sequence[str]) -> tuple[float, float]:
+        """What a block costs, and the ms that it saves, beyond the blocks inside it that are gone already."""
+        inner = [one for one in self._blocks or () if one.name in removed and is_inside(one.name, [block.name])]
+        price, saved_ms = sum(one.price for one in inner), sum(one.saved_ms for one in inner)
+        return max(block.price - price, 0.0), max(block.saved_ms - saved_ms, 0.0)
 
     def _priced_blocks(self) -> list[Block]:
         """Every removable block with its price, cheapest per ms first.
@@ -184,7 +207,7 @@ class Planner:
         channels can save: the sum of their scores, over the rise of the loss that is measured with them at zero.
 
         Where no width saves time, or the loss does not rise, there is no such scale. The bare rise then ranks blocks,
-        and they are dropped only where channels do not get there.
+        and they are dropped only where channels do not get there: each is dearer than all channels together.
         """
         branch = self._branches[0]
         places = removable_blocks(branch.pruner.original, branch.pruner.constraints)
@@ -197,16 +220,24 @@ class Planner:
         estimated = branch.prices.estimated_loss(reference.widths)
         narrowed = self._narrowed_loss(ready, reference) - whole if estimated > 0 else 0.0
         self._comparable = narrowed > 0
+        self._each_block = 0.0 if self._comparable else self._dearest_channels()
         per_rise = branch.prices.per_loss * estimated / narrowed if narrowed > 0 else 1.0
         blocks = []
         for number, place in enumerate(places):
             self.progress(f"loss without {place.name}", done=number, total=len(places))
             without = remove_blocks(branch.pruner.original, [place.name])
-            rise = max(mean_loss(loss_model(without, branch.pruner.head), self.batches) - whole, 0.0)
+            shallower = loss_model(without, branch.pruner.head, own_weights=False)
+            rise = max(mean_loss(shallower, self.batches) - whole, 0.0)
             saved = knapsack.start_ms - self._without_ms(place.name)
             if saved > 0:
                 blocks.append(Block(place.name, per_rise * rise + self._inner_narrowing(place.name), saved))
         return sorted(blocks, key=lambda block: block.price / block.saved_ms)
+
+    def _dearest_channels(self) -> float:
+        """What no widths of any branch cost more than: all scores, and every dimension narrowed as the narrowest is."""
+        free = [dimension for dimension in self._branches[0].pruner.dimensions if dimension.fixed is None]
+        narrowest = max((dimension.width / dimension.allowed[0] - 1 for dimension in free), default=0.0)
+        return 1.0 + self.narrowing_share * narrowest
 
     def _without_ms(self, name: str) -> float:
         """Predicted time of the unpruned model without a block's own layers."""
@@ -232,6 +263,14 @@ class Planner:
         narrowed = {dimension.name: width for dimension, width in chosen if width != dimension.width}
         keep = pruner.widths_mask(narrowed, scores)
         return mean_loss(ready, self.batches, masked_parameters(pruner.model, pruner.structure, keep))
+
+
+def _best(solved: Sequence[tuple[_Branch, Choice]]) -> tuple[_Branch, Choice]:
+    """Of what the branches come to for one limit: what gives up least within it, else the fastest."""
+    within = [(branch, choice) for branch, choice in solved if not choice.exhausted]
+    if not within:
+        return min(solved, key=lambda pair: pair[1].ms)
+    return min(within, key=lambda pair: pair[0].spent + pair[1].loss)
 
 
 def inherited_scores(whole: Pruner, scores: Scores, smaller: Pruner) -> Scores:

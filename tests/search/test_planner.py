@@ -12,6 +12,9 @@ import torch
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.depth import original_names, removable_blocks
 from edgeprune.pruning.pruner import Pruner
+from edgeprune.search import planner as planner_module
+from edgeprune.search.diagnosis import _outermost_blocks
+from edgeprune.search.knapsack import Knapsack
 from edgeprune.search.layers import FIXED, layers_of
 from edgeprune.search.planner import Block, Planner, inherited_scores
 from edgeprune.search.profile import LayerProfile, copy_widths
@@ -109,7 +112,7 @@ def test_predicted_time_without_a_block_is_that_of_the_smaller_model(model: Any)
 def test_without_an_attention_block_its_owner_keeps_the_scores_that_it_had(name: str) -> None:
     """The owner's dimension has one part less then: its channels are none the cheaper for that."""
     made = planner(_built(f"{name}.yaml"), 0.0, None)
-    made._add(Block("model.10.m.0", 0.0, 1.0))
+    made._drop([Block("model.10.m.0", 0.0, 1.0)])
     before, after = (branch.scores["model.10.cv1"] for branch in made._branches)
     assert len(before) == 3
     assert torch.equal(after, before[:2])
@@ -179,3 +182,67 @@ def test_where_the_loss_does_not_rise_blocks_go_only_when_channels_do_not_get_th
     made = planner(model, 0.0, [labelled(1)])
     assert made.plan(made.solve(0.7))[0].removed == ()
     assert made.plan(made.solve(0.001))[0].removed
+
+
+def test_the_floor_is_without_all_blocks_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 blocks twelve went, and an inner one that had gone kept its outer one; a faster one was there."""
+    model = _built("yolo11n.yaml")
+    monkeypatch.setattr(planner_module, "MAX_BRANCHES", 3)
+    made = planner(model, 1.0, [labelled(1)])
+    floor = made.solve(0.001)
+    assert floor.exhausted
+    sets = [branch.removed for branch in made._branches]
+    assert set(sets[-1]) == set(_outermost_blocks(Pruner(model, 64)))
+    assert [len(names) for names in sets[:4]] == [0, 1, 2, 3], "one by one at first"
+    assert len(sets) < len(removable_blocks(model)), "then several at a time"
+    assert made.plan(floor)[0].removed == sets[-1]
+    spent = [branch.spent for branch in made._branches]
+    assert spent == sorted(spent)
+    floors = [branch.knapsack.floor_ms for branch in made._branches]
+    assert floors[-1] == min(floors) < floors[3]
+
+
+def test_an_outer_block_costs_what_it_costs_beyond_those_inside_it() -> None:
+    made = planner(_built("yolo11n.yaml"), 1.0, [labelled(1)])
+    names = ["model.6.m.0.m.0", "model.6.m.0.m.1", "model.6.m.0"]
+    made._blocks = [Block(name, price, ms) for name, price, ms in zip(names, (1, 2, 5), (1, 1, 4), strict=True)]
+    for block in made._blocks:
+        made._drop([block])
+    assert [branch.removed for branch in made._branches] == [(), (names[0],), tuple(names[:2]), (names[2],)]
+    assert [branch.spent for branch in made._branches] == [0, 1, 3, 5]
+    choice = made._branches[-1].knapsack.solve(0.0)
+    assert made._next_blocks(choice) == [], "none is left, and none lies inside one that is gone"
+
+
+def test_prices_without_a_common_scale_never_compete_with_channels_whatever_was_asked_before(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that a budget out of reach for channels had dropped stayed dropped for the milder ones that follow."""
+    monkeypatch.setattr(Planner, "_narrowed_loss", lambda *_: -1.0)
+    made = planner(model, 0.0, [labelled(1)])
+    heavy = made.solve(0.001)
+    assert made.plan(heavy)[0].removed
+    floors = [branch.knapsack.floor_ms / made.unpruned_ms for branch in made._branches]
+    shares = [0.99 * floors[0], (1 + floors[0]) / 2, 0.9]
+    found = [made.solve(share) for share in shares]
+    losses = [one.loss for one in (heavy, *found)]
+    assert losses == sorted(losses, reverse=True), "whoever chooses among probes keeps channels before blocks too"
+    first_there = [next(i for i, floor in enumerate(floors) if floor <= share) for share in shares]
+    assert first_there[0] > 0 == first_there[1] == first_there[2]
+    assert [made.plan(one)[0].removed for one in found] == [made._branches[i].removed for i in first_there]
+
+
+def test_a_set_of_blocks_is_solved_once_for_a_latency(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planner(model, 1.0, [labelled(1)])
+    made.solve(0.999)  # prices the blocks
+    solved: list[int] = []
+    solve = Knapsack.solve
+    monkeypatch.setattr(Knapsack, "solve", lambda self, ms: solved.append(id(self)) or solve(self, ms))
+    made.solve(0.8)
+    assert len(made._branches) > 2
+    assert sorted(solved) == sorted(id(branch.knapsack) for branch in made._branches)
+
+
+def test_without_images_the_blocks_that_stay_are_known(model: Any) -> None:
+    assert planner(model, 1.0, None).blocks_stay
+    assert not planner(model, 1.0, [labelled(1)]).blocks_stay
