@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from edgeprune.measure.compiling import (
     graph_inputs,
 )
 from edgeprune.measure.latency import latency_settings, timing_inputs
+from edgeprune.measure.variants import only_timed
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
@@ -142,3 +144,14 @@ class SiteBench:
         """Per-layer times in order of execution."""
         target = self.site.target
         return self.site.runtime.layer_times(engine, threads=target.measure.threads, free=free_axes(target))
+
+
+def timing_bench(site: Site, source: Checkpoint, dataset: Dataset | None = None) -> SiteBench:
+    """A bench for engines that are only timed, as probes and copies of a model are: INT8 is calibrated on a few images.
+
+    Builds, sweeps and searches of one profile share what is kept by its conditions.
+
+    Args:
+        site, source, dataset: as :class:`SiteBench` takes them.
+    """
+    return SiteBench(replace(site, target=only_timed(site.target)), source, dataset)

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.batches import Batch, calibration_batches
-from edgeprune.pruning.criteria import ranks_by_images
+from edgeprune.pruning.criteria import ranks_by_images, refuse_without_batches
 from edgeprune.pruning.plan import Plan
-from edgeprune.pruning.pruner import Pruner, resolve_importance
+from edgeprune.pruning.pruner import Pruner, Scores, resolve_importance
 from edgeprune.records.facts import Diagnosis, ProbeFacts, ProbeLatency
 from edgeprune.report.diagnosis import diagnosis_lines
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, simulated_gate, unpruned_gate
-from edgeprune.search.bench import SiteBench
+from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober, Start
@@ -39,7 +40,6 @@ from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.target import Budget
 from edgeprune.target.schema import BUDGET_WINDOW
 
-UNREACHABLE_SHARE = 1e-6  # share of a latency that no plan reaches
 CLEARLY_OVER = 2.0  # times the budget, from which on a share in per cent puzzles
 ROUNDING = 1e-9  # of a quotient: 1.15 / 0.01 is a little less than 115
 NOT_NEAR = 1.15  # share of the budget from which on a model that was timed elsewhere surely misses it
@@ -89,6 +89,8 @@ class _Probed:
 class BudgetSearch:
     """One model and everything that its candidates share: dimensions, scores, a place to compile them in.
 
+    Engines of candidates are only timed, by :attr:`timing`; by :attr:`bench` the model is compiled as it is.
+
     Args:
         site: the target.
         source: the unpruned checkpoint.
@@ -112,6 +114,7 @@ class BudgetSearch:
         self.other_levers = other_levers or "edgeprune frontier --help"
         self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
         self.bench = SiteBench(site, source, dataset)
+        self.timing = timing_bench(site, source, dataset)
         self.pruner = Pruner(
             source.model,
             target.imgsz,
@@ -122,28 +125,49 @@ class BudgetSearch:
             head=target.exported_head,
         )
         importance = importance or target.prune.importance
-        self.batches: list[Batch] | None = None
-        if dataset is not None and ranks_by_images(importance):
-            site.reporter.progress("reading images for the importance of channels")
-            self.batches = calibration_batches(dataset, source.task, target.imgsz, seed=site.seed, stride=source.stride)
-        self.importance = resolve_importance(importance, self.batches)
-        site.reporter.progress(f"ranking channels by {self.importance}")
-        self.scores = self.pruner.scores(self.importance, batches=self.batches, seed=site.seed)
+        self._looks = dataset is not None and ranks_by_images(importance)
+        images = () if self._looks else None
+        self.importance = resolve_importance(importance, images)
+        refuse_without_batches(self.importance, images)
+
+    @cached_property
+    def batches(self) -> list[Batch] | None:
+        """Labelled images that rank channels and blocks; None where the importance looks at none."""
+        if self.dataset is None or not self._looks:
+            return None
+        site, source = self.site, self.source
+        site.reporter.progress("reading images for the importance of channels")
+        imgsz = site.target.imgsz
+        return calibration_batches(self.dataset, source.task, imgsz, seed=site.seed, stride=source.stride)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Importance of every channel, asked for where a channel may go."""
+        batches = self.batches
+        self.site.reporter.progress(f"ranking channels by {self.importance}")
+        return self.pruner.scores(
+            self.importance, batches=batches, seed=self.site.seed, progress=self.site.reporter.progress
+        )
 
     @property
     def macs_limit(self) -> float:
         """Largest MACs ratio that the widths allow."""
         return self.pruner.macs() / self.pruner.macs(self.pruner.narrowest)
 
-    def prune_by_macs(self, macs_speed_up: float) -> tuple[CompiledFiles, Plan]:
-        """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable."""
+    def prune_by_macs(self, macs_speed_up: float, scores: Scores | None = None) -> tuple[CompiledFiles, Plan]:
+        """Prune to a MACs ratio: for a budget of MACs, or at a site that is not usable.
+
+        Args:
+            macs_speed_up: the ratio.
+            scores: of the channels; those of the importance when None.
+        """
         plan = self.pruner.plan(
             macs_speed_up=max(macs_speed_up, 1.0),
             importance=self.importance,
-            scores=self.scores,
+            scores=self.scores if scores is None else scores,
             seed=self.site.seed,
         )
-        return self.bench.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
+        return self.timing.compile(self.pruner.apply(plan), self.folder / "chosen", _metadata(plan)), plan
 
     def keep_all(self) -> tuple[CompiledFiles, Plan]:
         """The model as it was given, compiled, and the plan that keeps every channel of it.
@@ -151,7 +175,7 @@ class BudgetSearch:
         Raises:
             StageError: the plan gives up something: what ships untrained must be what was given.
         """
-        files, plan = self.prune_by_macs(1.0)
+        files, plan = self.prune_by_macs(1.0, self.pruner.even_scores)
         if plan.params[0] != plan.params[1]:
             raise StageError(
                 f"a plan that is to keep every channel has {plan.params[1]} of {plan.params[0]} parameters; "
@@ -209,12 +233,13 @@ class BudgetSearch:
         def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
             number = len(probed) + 1 if attempt == 0 else probed[candidate.key].number
             if attempt == 0:
-                site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=max_probes)
+                most = max(max_probes, number)
+                site.reporter.progress(f"probe {number}: exporting and compiling", done=number - 1, total=most)
                 plan, model = planner.plan(candidate)
-                files = self.bench.compile(model, self.folder / f"probe-{number}", _metadata(plan))
+                files = self.timing.compile(model, self.folder / f"probe-{number}", _metadata(plan))
             else:
                 plan, files = probed[candidate.key].plan, probed[candidate.key].files
-            site.reporter.progress(f"probe {number}: measuring", done=number - 1, total=max_probes)
+            site.reporter.progress(f"probe {number}: measuring", done=number - 1, total=max(max_probes, number))
             reading, latency, raw = prober.measure(files.required_engine, attempt)
             probed[candidate.key] = _Probed(number, attempt, files, plan, latency, raw)
             again = f"probe {number}, measured again for longer" if attempt else f"probe {number}"
@@ -240,9 +265,10 @@ class BudgetSearch:
             fastest = probed[run.floor.candidate.key]
             if diagnose:
                 self._diagnose(unpruned or baseline, planner.profile, fastest.plan, fastest.latency.speed_up, cache)
-            held = ", ".join(planner.slowest_layers(planner.solve(UNREACHABLE_SHARE)))
+            held = ", ".join(planner.slowest_layers(run.floor.candidate))
             self.site.reporter.note(f"the floor of the latency is held by {held}")
-            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self.other_levers))
+            blocks_stay = planner.blocks_stay
+            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self.other_levers, blocks_stay))
 
         def sure(probe: Probe) -> bool:
             return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
@@ -263,6 +289,11 @@ class BudgetSearch:
         best, milder = choose(last, least_used, sure) if any(map(sure, last)) else choose(last, least_used)
         best = best or min(last, key=lambda probe: probe.reading.used)
         kept = probed[best.candidate.key]
+        if best.candidate.exhausted and best.reading.used < least_used:
+            site.reporter.note(
+                f"the plan removes all that can go and takes {share_text(best.reading.used)} the budget; a milder one "
+                f"may do: raise prune.max_probes ({max_probes})"
+            )
         for candidate in probed.values():
             if candidate is not kept:
                 shutil.rmtree(candidate.files.model.parent)
@@ -308,7 +339,7 @@ class BudgetSearch:
         """Measured layer times of the unpruned model and copies of it, from the cache where they are."""
         return profile_layers(
             self.source.model,
-            self.bench,
+            self.timing,
             imgsz=self.site.target.imgsz,
             align=self.site.target.channel_alignment,
             folder=self.folder / "profile",
@@ -416,7 +447,7 @@ def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
     )
 
 
-def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: str) -> str:
+def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: str, blocks_stay: bool = False) -> str:
     """What was asked, how far one gets, and last what to type next."""
     reading = floor.reading
     faster, told = reading.speed_up_low > 1, math.isfinite(reading.used_high)
@@ -430,6 +461,7 @@ def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: s
     what = "the floor measured here is" if floor.candidate.exhausted else "the fastest of the probes measured here is"
     # a ratio is to this model at this size: of a smaller one it would be another ratio
     ways = [f"ask for {sure}"] if sure and faster else []
+    ways += ["let whole blocks go too, which taylor and fisher price on the images of --data"] if blocks_stay else []
     ways += ["take a smaller scale of the model or a smaller --imgsz"] if budget.kind == "latency_ms" else []
     ways += [f"see what other levers bring: {levers}"]
     return f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {', or '.join(ways)}"

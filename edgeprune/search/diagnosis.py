@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.compiling import PACKAGES
-from edgeprune.measure.variants import moved_reason, only_timed, side_by_side, site_with
+from edgeprune.measure.variants import moved_reason, side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
@@ -28,7 +27,7 @@ from edgeprune.records.facts import Alternative, Diagnosis
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import DRIFT_TOLERANCE, value_of
-from edgeprune.search.bench import SiteBench
+from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.layers import FIXED
 from edgeprune.search.profile import LayerProfile, timed_model
 from edgeprune.serial import digest_of, read_json, write_json
@@ -138,7 +137,7 @@ class Diagnostician:
             levers.append([name, keys, reason, at])
         content = {
             "schema": SCHEMA_VERSION,
-            "conditions": dict(SiteBench(self.site, self.source, self.dataset).conditions),
+            "conditions": dict(timing_bench(self.site, self.source, self.dataset).conditions),
             "model": timed_model(self.pruner),
             "packages": versions_of(PACKAGES),
             "least": self.pruner.narrowest,
@@ -181,8 +180,7 @@ class Diagnostician:
             yield Alternative(name, keys, None if gain is None else gain * more_images, reasons.get(name, ""))
 
     def _bench_with(self, keys: Mapping[str, str | int | bool]) -> SiteBench:
-        there = site_with(self.site, keys)
-        return SiteBench(replace(there, target=only_timed(there.target)), self.source, self.dataset)
+        return timing_bench(site_with(self.site, keys), self.source, self.dataset)
 
     def _captured_gain(
         self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str, before: Measurement
@@ -214,7 +212,7 @@ class Diagnostician:
 
     def _shares(self) -> _Known:
         """Shares of the latency that widths can take, and that blocks can take besides."""
-        bench = SiteBench(self.site, self.source, self.dataset)
+        bench = timing_bench(self.site, self.source, self.dataset)
         engines: list[Path] = []
         refused = False
         for number, model in enumerate(_floors(self.pruner)):
@@ -262,8 +260,7 @@ def _floors(pruner: Pruner) -> Iterator[nn.Module]:
     """The model at its least widths, then that without every block that can go, where there is one."""
     outermost = _outermost_blocks(pruner)
     for one in (pruner, *([pruner.without(outermost)] if outermost else [])):
-        any_channels = {free.name: torch.zeros(len(free.parts), free.width) for free in one.dimensions}
-        plan = one.plan(widths=one.narrowest, scores=any_channels, importance="random")
+        plan = one.plan(widths=one.narrowest, scores=one.even_scores, importance="random")
         yield one.apply(plan, check=False)
 
 

@@ -22,6 +22,10 @@ NUDGE_SHARE = 0.01  # a proposal that was measured already is moved by this shar
 MAX_NUDGES = 40
 MIN_SLOPE_SPAN = 0.1  # probes nearer to each other than this, in logarithms of the latency, say nothing about a slope
 MAX_SLOPE = 0.6  # of the correction beyond the probes, in logarithms of the latency
+FLOOR_SHARE = 1e-6  # share of a latency that nothing reaches: what is proposed for it is the fastest there is
+FLOOR_PROBES = 2
+"""Candidates beyond ``max_probes`` where none of these may hold the budget: the fastest there is, without which nothing
+is known to be out of reach, and, where that one may hold it, one between."""
 
 
 def most_repeats(retries: int) -> int:
@@ -35,10 +39,10 @@ def most_further_looks(retries: int) -> int:
 
 
 def most_looks(max_probes: int, retries: int) -> int:
-    """Measurements that a search takes at most: two of the unpruned model, the probes and their repetitions, and those
-    once more that hold the budget and do not pass. Its verdict may rest on any of them, so each gets its share of the
-    error."""
-    return 2 + max_probes + most_repeats(retries) + most_further_looks(retries)
+    """Measurements that a search takes at most: two of the unpruned model, the probes, those at the floor, and their
+    repetitions, and those once more that hold the budget and do not pass. Its verdict may rest on any of them, so each
+    gets its share of the error."""
+    return 2 + max_probes + FLOOR_PROBES + most_repeats(retries) + most_further_looks(retries)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def run_probes(
         measure: given a candidate, the share of the budget that is predicted for it, and how often it was measured
             before: each time is worth more than the one before.
         start_used: share of the budget that the unpruned model takes.
-        max_probes: most candidates.
+        max_probes: most candidates; where none of them may hold the budget, and the fastest there is was not among
+            them, it follows, see :data:`FLOOR_PROBES`.
         max_repeats: most further measurements of one candidate, and all candidates' together in place of candidates.
         least_used: share of the budget that a candidate uses at least; the window's lower end.
     """
@@ -175,10 +180,12 @@ def run_probes(
     correction = _Correction()
     probes: list[Probe] = []
     left = max_probes + max_repeats
-    while len(probes) < max_probes and left > 0:
-        candidate = _new_candidate(solve, correction.share_for(min(aim / start_used, 1.0)), probes)
-        if candidate is None:
-            break
+
+    def proposed() -> Candidate | None:
+        return _new_candidate(solve, correction.share_for(min(aim / start_used, 1.0)), probes)
+
+    def look(candidate: Candidate) -> Probe:
+        nonlocal left
         predicted = start_used * candidate.share * correction.at(candidate.share)
         probe = Probe(candidate, predicted, measure(candidate, predicted, 0), start_used)
         left -= 1
@@ -189,12 +196,25 @@ def run_probes(
             left -= 1
         probes.append(probe)
         correction.learn(candidate.share, probe.reading.used / start_used)
+        return probe
+
+    while len(probes) < max_probes and left > 0:
+        candidate = proposed()
+        if candidate is None:
+            break
+        probe = look(candidate)
         if probe.holds and probe.reading.used >= least_used:
             break
         if candidate.exhausted and not probe.holds:
             break  # the fastest there is
         if not probe.holds and not probe.misses:  # the next one is to keep the distance that this one's interval needs
             aim = max(least_used, min(aim, probe.reading.used / probe.reading.used_high))
+    if choose(probes, least_used)[0] is None and not any(probe.candidate.exhausted for probe in probes):
+        left += FLOOR_PROBES
+        fastest = solve(FLOOR_SHARE)
+        known = any(probe.candidate.key == fastest.key for probe in probes)
+        if not known and not look(fastest).misses and left > 0 and (between := proposed()) is not None:
+            look(between)
     best, milder = choose(probes, least_used)
     floor = min(probes, key=lambda probe: probe.reading.used)
     return ProbeRun(best=best, floor=floor, probes=tuple(probes), milder=milder)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import nnls
 from torch import nn
 
@@ -198,14 +197,13 @@ def _measure(
     pruner: Pruner, layers: tuple[Layer, ...], bench: Bench, folder: Path, seed: int, progress: Progress
 ) -> LayerProfile:
     dimensions = pruner.dimensions
-    any_channels = {one.name: torch.zeros(len(one.parts), one.width) for one in dimensions}
     copies = copy_widths(pruner, seed)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         engines, widths, layer_ms, nodes = [], [], [], 0
         for number, narrowed in enumerate(copies):
             progress(f"profile: layer times of copy {number + 1} of {len(copies)}", done=number, total=len(copies) + 1)
-            plan = pruner.plan(widths=narrowed, scores=any_channels, importance="random")
+            plan = pruner.plan(widths=narrowed, scores=pruner.even_scores, importance="random")
             model = pruner.apply(plan, check=False)
             engines.append(bench.compile(model, folder / f"copy-{number}", {}).required_engine)
             times = bench.layer_times(engines[-1])

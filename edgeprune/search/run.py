@@ -21,7 +21,7 @@ from edgeprune.records.facts import Diagnosis, ProbeFacts
 from edgeprune.runtimes.site import Site, open_site
 from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
-from edgeprune.search.bench import SiteBench
+from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.budget import BudgetSearch
 from edgeprune.search.inputs import Inputs, frontier_command, read_inputs, refuse_unused_data, require_prunable
 from edgeprune.search.profile import LayerProfile, profile_layers
@@ -200,7 +200,7 @@ def profile(
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         return profile_layers(
             inputs.source.model,
-            SiteBench(site, inputs.source, inputs.dataset),
+            timing_bench(site, inputs.source, inputs.dataset),
             imgsz=inputs.size.side,
             align=inputs.target.channel_alignment,
             folder=folder / "profile",

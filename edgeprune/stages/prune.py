@@ -183,7 +183,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=10,
+    version=11,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

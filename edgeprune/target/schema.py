@@ -156,7 +156,8 @@ class Pruning(_Part):
     max_ratio: dict[str, Share] = Field(default_factory=dict)
     """Glob of module names to the largest share of channels that may go there."""
     max_probes: Annotated[int, Field(ge=1, le=50)] = 6
-    """Most measurements that the budget search may take on the target."""
+    """Most candidates that the budget search measures on the target; up to two more where all of these miss, before it
+    says what is out of reach."""
     diagnose: bool = True
     """Measure behind the search what of the latency pruning can take at all, and, where the budget is dear, what else
     would be faster: two to four more engines, which is long where a builder takes minutes for one."""

@@ -14,15 +14,21 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune import checkpoint
+from edgeprune.checkpoint import Checkpoint
 from edgeprune.cli import app
+from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
+from edgeprune.measure.variants import only_timed
 from edgeprune.progress import Silent
+from edgeprune.pruning.pruner import Pruner
+from edgeprune.runtimes.site import Site
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict
 from edgeprune.search import run
+from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.target import Target, load_target
 from tests.search.devices import StandIn, stand_in_site
-from tests.situations import models
+from tests.situations import datasets, models
 
 PROFILE = """
 extends: cpu
@@ -240,7 +246,7 @@ def test_a_model_that_is_fast_enough_is_compiled_as_it_was_given(
         def compile(self, model: Any, *_: object) -> None:
             compiled.append(model)
 
-    monkeypatch.setattr(budget, "SiteBench", Bench)
+    monkeypatch.setattr(budget, "timing_bench", Bench)
     search = budget.BudgetSearch(stand_in_site(small, StandIn(0.5, 0.1)), source, tmp_path)
     assert any(one.fixed is None and one.width % one.step for one in search.pruner.dimensions)
     _, plan = search.keep_all()
@@ -248,7 +254,7 @@ def test_a_model_that_is_fast_enough_is_compiled_as_it_was_given(
     assert plan.params[0] == plan.params[1]
     assert all(values.equal(given[name]) for name, values in compiled[0].state_dict().items())
 
-    monkeypatch.setattr(search, "prune_by_macs", lambda _: (None, search.pruner.plan(macs_speed_up=1.3)))
+    monkeypatch.setattr(search, "prune_by_macs", lambda *_: (None, search.pruner.plan(macs_speed_up=1.3)))
     with pytest.raises(StageError, match="to keep every channel has"):
         search.keep_all()
 
@@ -325,7 +331,7 @@ def test_a_search_whose_best_plan_turns_out_undecided_ends_with_one_whose_sample
             latency = ProbeLatency(13.0, 10 * share, "p50", 1.3 / share, None)
             return reading, latency, Gate("search", "speed-up", 1.3 / share, 1.3, "×", Verdict[said], "measured")
 
-    monkeypatch.setattr(budget, "SiteBench", Bench)
+    monkeypatch.setattr(budget, "timing_bench", Bench)
     monkeypatch.setattr(budget, "Prober", Prober)
     told = small.changed({"prune.diagnose": False})
     search = budget.BudgetSearch(stand_in_site(told, StandIn(0.5, 0.1)), source, tmp_path / "work")
@@ -338,3 +344,75 @@ def test_a_search_whose_best_plan_turns_out_undecided_ends_with_one_whose_sample
     assert found.gate.verdict is verdict and words in found.gate.reason
     [left] = (tmp_path / "work").iterdir()
     assert (left / "model.pt").read_text() == kept
+
+
+@pytest.fixture
+def in_int8(tmp_path: Path, weights: Path, small: Target) -> tuple[Site, Checkpoint, Dataset]:
+    dataset = Dataset.load(datasets.dataset(tmp_path / "data"), task="detect")
+    site = stand_in_site(small.changed({"precision": "int8"}), StandIn(0.5, 0.1))
+    return site, checkpoint.load(weights), dataset
+
+
+def test_engines_that_are_only_timed_are_calibrated_on_a_few_images(
+    in_int8: tuple[Site, Checkpoint, Dataset], tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes, copies of the layer profile and floors of the diagnosis were each calibrated on 256, by entropy."""
+    from edgeprune.search import bench, budget
+
+    site, source, dataset = in_int8
+    compiled: list[int] = []
+
+    def compile_(self: bench.SiteBench, *_: Any) -> None:
+        compiled.append(self.site.target.calibration.images)
+        raise StageError("told")
+
+    monkeypatch.setattr(bench.SiteBench, "compile", compile_)
+    search = budget.BudgetSearch(site, source, tmp_path / "work", dataset, "l2")
+    data = datasets.dataset(tmp_path / "data")
+    monkeypatch.setattr(run, "open_site", lambda *_, **__: nullcontext(site))
+    for timed in (
+        search.keep_all,
+        lambda: search.prune_by_macs(1.2),
+        lambda: search.profile(None),
+        lambda: Diagnostician(site, source, search.pruner, dataset, tmp_path, tmp_path / "d")._shares(),
+        lambda: run.profile(site.target, weights, data, cache=None),
+    ):
+        with pytest.raises(StageError, match="told"):
+            timed()
+    assert compiled == [16] * 5
+    with pytest.raises(StageError, match="told"):
+        search.bench.compile_source(tmp_path / "baseline")
+    assert compiled[-1] == site.target.calibration.images == 256, "what the build compares with is as it was"
+
+
+def test_a_build_a_search_and_a_sweep_share_layer_profiles(
+    in_int8: tuple[Site, Checkpoint, Dataset], tmp_path: Path
+) -> None:
+    from edgeprune.search import budget
+
+    site, source, dataset = in_int8
+    swept = replace(site, target=only_timed(site.target))  # what a sweep hands to its searches
+    conditions = [
+        dict(budget.BudgetSearch(one, source, tmp_path, dataset, "l2").timing.conditions) for one in (site, swept)
+    ]
+    assert conditions[0] == conditions[1]
+
+
+def test_channels_are_ranked_only_where_one_may_go(
+    in_int8: tuple[Site, Checkpoint, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.search import budget
+
+    site, source, dataset = in_int8
+    ranked: list[str] = []
+    monkeypatch.setattr(Pruner, "scores", lambda self, name, **_: ranked.append(name) or self.even_scores)
+    monkeypatch.setattr(budget, "calibration_batches", lambda *_, **__: ranked.append("images") or [])
+    monkeypatch.setattr(budget, "timing_bench", lambda *_: SimpleNamespace(compile=lambda *_: None))
+    search = budget.BudgetSearch(site, source, tmp_path, dataset)
+    search.keep_all()
+    assert search.importance == "taylor" and not ranked
+    search.prune_by_macs(1.2)
+    search.prune_by_macs(1.3)
+    assert ranked == ["images", "taylor"]
+    with pytest.raises(TargetError, match="needs labelled batches"):  # before anything is compiled
+        budget.BudgetSearch(site, source, tmp_path, None, "fisher")

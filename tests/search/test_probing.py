@@ -268,3 +268,34 @@ def test_every_look_of_a_search_has_its_share_of_the_error(retries: int) -> None
         allowed = most_looks(max_probes, retries)
         assert looks + 2 + most_further_looks(retries) <= allowed
         assert allowed * (1 - pass_confidence(allowed - 1)) == pytest.approx(1 - PASS_CONFIDENCE)
+
+
+def test_nothing_is_called_out_of_reach_before_the_fastest_was_tried() -> None:
+    """One probe by a cost model that is too hopeful; the budget is met by a wide margin."""
+    result = run_probes(solver(), device(lambda s: s**0.5, 1.8), start_used=1.8, max_probes=1)
+    first, floor, between = result.probes
+    assert first.misses and not first.candidate.exhausted
+    assert floor.candidate.exhausted and floor.holds
+    assert result.best is between, "what was learnt at the floor gives a milder one"
+    assert floor.reading.used < between.reading.used <= 1
+
+
+def test_what_the_fastest_misses_is_out_of_reach() -> None:
+    result = run_probes(solver(floor=0.3), device(lambda s: s**0.5, 2.5), start_used=2.5, max_probes=1)
+    assert [probe.candidate.exhausted for probe in result.probes] == [False, True]
+    assert result.best is None and result.floor.candidate.exhausted
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_the_looks_at_the_floor_have_their_share_of_the_error_too(retries: int) -> None:
+    looks = 0
+
+    def measure(candidate: Candidate, predicted: float, attempt: int) -> Reading:
+        nonlocal looks
+        looks += 1
+        low, high = (0.9, 1.1) if candidate.exhausted else (1.05, 1.2)
+        return Reading(1.1, low, high, 1.1, 2.0)
+
+    result = run_probes(solver(), measure, start_used=2.0, max_probes=2, max_repeats=most_repeats(retries))
+    assert any(probe.candidate.exhausted for probe in result.probes)
+    assert looks + 2 + most_further_looks(retries) <= most_looks(2, retries)

@@ -19,10 +19,10 @@ LEVERS = "edgeprune frontier best.pt --target cpu --data data.yaml --speed-up 50
 LATENCY: Any = SimpleNamespace(candidate_ms=2.994, speed_up=6.684)
 
 
-def refusal(budget: Budget, used_high: float, speed_up_low: float = 6.64) -> str:
+def refusal(budget: Budget, used_high: float, speed_up_low: float = 6.64, blocks_stay: bool = False) -> str:
     reading = Reading(7.48, 7.4, used_high, speed_up_low, 6.7)
     floor = Probe(Candidate("least", 0.1, 1.0, exhausted=True), 7.5, reading, 50.0)
-    return _out_of_reach(budget, floor, LATENCY, LEVERS)
+    return _out_of_reach(budget, floor, LATENCY, LEVERS, blocks_stay)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,12 @@ def test_out_of_reach_begins_with_what_was_asked_the_floor_and_what_to_type(
     text = refusal(budget, used_high)
     assert text.startswith(begins)
     assert text.endswith(f"see what other levers bring: {LEVERS}")  # to type: nothing stands behind it
+
+
+def test_where_no_images_price_whole_blocks_the_floor_is_that_of_channels_alone() -> None:
+    text = refusal(Budget(speed_up=50, statistic="p50"), 50 / 6.6491, blocks_stay=True)
+    assert "or less, or let whole blocks go too, which taylor and fisher price on the images of --data, or see" in text
+    assert "blocks" not in refusal(Budget(speed_up=50, statistic="p50"), 50 / 6.6491)
 
 
 def test_where_pruning_makes_nothing_faster_no_milder_budget_is_named() -> None:
