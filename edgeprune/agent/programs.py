@@ -57,6 +57,7 @@ def run_measured(job: dict, folder: str, locked: bool, result: dict, changed: Ca
     """
     telemetry = Telemetry(job.get("uses_gpu", True))
     try:
+        telemetry.begin()
         if job.get("turns"):
             result["returncode"] = _run_turns(job, folder, telemetry, locked, dict(result["conditions"]), changed)
         else:
@@ -85,7 +86,7 @@ def _run_turns(
         for number in range(turns["rounds"]):
             for place in range(count):
                 index = (place + number) % count
-                telemetry.state(locked)  # the pause before is no part of the run
+                telemetry.begin()  # the pause before is no part of the run
                 program = dict(job, argv=turns["programs"][index], timeout_s=turns["timeout_s"])
                 work = _Work(os.path.join(own, "stdout"), turns["begins"], turns["ends"])
                 returncode = run_program(program, own, work.look if turns["begins"] else None)

@@ -9,15 +9,15 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Collection, Mapping, Sequence
 
-from edgeprune.agent.facts import gpus
 from edgeprune.agent.host import temperatures_c
 from edgeprune.agent.power import gpu_clock_folder, gpu_clock_mhz, over_current_events, over_current_harmless
-from edgeprune.agent.system import system_path, text_of
+from edgeprune.agent.system import output_of, system_path, text_of
 
 WHOLE_BOARD_RAILS = ("VDD_IN", "VIN")  # boards without one have rails that add up
 PARTS_OF_AGX_XAVIER = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
@@ -28,17 +28,27 @@ AT_WORK, ROSE_BY, FELL, NVML = "was at work", "rose by", "the GPU's clock fell",
 MAX_READINGS = 20_000  # kept one by one, of an hour; of a longer run the worst of the rest is
 WATCH_S = 0.2  # between two looks at cooling devices and the GPU's clock, whatever the source does
 POLL_S = 1.0  # between two looks at the thermal zones, where no program tells
-SILENT_S = 5.0  # nvidia-smi takes seconds to begin on a machine with several GPUs
+START_S = 5.0  # for the source's first line; nvidia-smi takes seconds to begin on a machine with several GPUs
+NEXT_S = 2.0  # for a line of a run that is shorter than the pause between two: ten times that pause
+SILENT_S = 5.0  # between two lines; a source that is late tells in a second or two
 IDLE_LOAD = 10  # percent; up to it a GPU waits
 IDLE_SHARE = 0.5  # of the highest clock; below it a GPU waits
 TEGRASTATS = ("tegrastats", "--interval", "200")
 NVIDIA_SMI = (
     "nvidia-smi",
-    "--query-gpu=temperature.gpu,power.draw,clocks.sm,clocks_throttle_reasons.active",
+    "--query-gpu=temperature.gpu,power.draw,clocks.sm,clocks_throttle_reasons.active,index",
     "--format=csv,noheader,nounits",
     "-lms",
     "200",
 )
+NVIDIA_CARDS = ("nvidia-smi", "--query-gpu=index,name,uuid,pci.bus_id", "--format=csv,noheader")
+DRIVERS_FIRST = """
+import ctypes
+cuda, device, bus = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(32)
+if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceGetPCIBusId(bus, 32, device):
+    raise SystemExit(1)
+print(bus.value.decode())
+"""  # for a process of its own: CUDA stays in one where it was begun, and a fork of that cannot use it
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def tegrastats_reading(line: str) -> Reading:
 
 
 def nvidia_smi_reading(line: str) -> Reading:
-    """One line of nvidia-smi without units: ``temperature.gpu, power.draw, clocks.sm, throttle reasons``."""
+    """One line of nvidia-smi without units: ``temperature.gpu, power.draw, clocks.sm, throttle reasons, index``."""
     cells = [cell.strip() for cell in line.split(",")]
     values = {}
     for name, cell in zip(("gpu", "watt", "mhz"), cells):
@@ -101,21 +111,70 @@ def nvidia_smi_reading(line: str) -> Reading:
     )
 
 
-def first_gpu(environment: Mapping[str, str], names: Sequence[str]) -> str:
-    """The GPU that programs take, CUDA's first, as nvidia-smi's ``-i`` names it; empty where that cannot be told, so
-    that all are watched.
+def card_in(line: str) -> str:
+    """Index of the GPU that a line of nvidia-smi is of, as :func:`nvidia_smi_reading` reads it; empty without one."""
+    cells = line.split(",")
+    return cells[4].strip() if len(cells) > 4 else ""
 
-    CUDA counts the fastest first unless ``CUDA_DEVICE_ORDER`` says otherwise, nvidia-smi by the bus.
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as nvidia-smi lists it, which counts by the bus.
+
+    Attributes:
+        name: ``NVIDIA H100 80GB HBM3``.
+        uuid: ``GPU-5f1c2a3b-0001-4c1d-9e2f-0123456789ab``.
+        bus: its place on the PCI bus, ``00000000:65:00.0``.
+    """
+
+    name: str
+    uuid: str
+    bus: str
+
+
+def cards() -> list[Card]:
+    """The GPUs of this machine; empty where nvidia-smi lists none."""
+    code, text = output_of([*NVIDIA_CARDS])
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()] if code == 0 else []
+    return [Card(*row[1:]) for row in rows if len(row) == 4 and row[0].isdecimal()]
+
+
+def first_gpu(environment: Mapping[str, str], listed: Sequence[Card]) -> str:
+    """UUID of the GPU that programs take, CUDA's first; empty where environment and list alone do not tell.
+
+    CUDA counts the fastest first unless ``CUDA_DEVICE_ORDER`` says otherwise, nvidia-smi by the bus. The beginning of a
+    UUID will do for CUDA, and a part of a card (MIG) may be named by its card's.
 
     Args:
         environment: of the programs.
-        names: of the GPUs, as nvidia-smi lists them.
+        listed: the GPUs, as :func:`cards` gives them.
     """
+    if len(listed) == 1:
+        return listed[0].uuid
     first = environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
-    if whole := re.fullmatch(r"GPU-\w{8}(?:-\w{4}){3}-\w{12}", first):
-        return whole.group(0)
-    counted_alike = len(set(names)) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    return first if counted_alike and first.isdigit() and int(first) < len(names) else ""
+    if named := re.match(r"(?:MIG-)?(GPU-[\w-]+)", first):
+        found = [card.uuid for card in listed if card.uuid.lower().startswith(named.group(1).lower())]
+        return found[0] if len(found) == 1 else ""
+    counted_alike = len({card.name for card in listed}) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return listed[int(first)].uuid if counted_alike and first.isdecimal() and int(first) < len(listed) else ""
+
+
+def watched_gpu() -> str:
+    """UUID of the GPU that programs of this environment take; empty where nothing tells. NVIDIA's driver is asked where
+    the environment does not say it, for that takes a second."""
+    listed = cards()
+    if (known := first_gpu(os.environ, listed)) or not listed:
+        return known
+    code, text = output_of([sys.executable, "-c", DRIVERS_FIRST])
+    return next((card.uuid for card in listed if code == 0 and _place(card.bus) == _place(text)), "")
+
+
+def _place(bus: str) -> tuple[int, str]:
+    """A place on the PCI bus: nvidia-smi writes its domain with eight digits, the driver with four."""
+    domain, _, rest = bus.strip().lower().partition(":")
+    with contextlib.suppress(ValueError):
+        return int(domain, 16), rest
+    return -1, bus
 
 
 def board_power_mw(rails: Mapping[str, int]) -> int | None:
@@ -159,10 +218,34 @@ def _highest(first: Mapping[str, float], second: Mapping[str, float]) -> dict:
     return {name: max(values.get(name, float("-inf")) for values in (first, second)) for name in {**first, **second}}
 
 
+@dataclass
+class _Seen:
+    """What was read of one run: ``reasons_of`` throttling by GPU where nothing says which of them the run used,
+    ``silent_s`` the longest pause of the source, ``events`` of over-current."""
+
+    readings: list[Reading]
+    lines: list[str]
+    throttling: Mapping[str, int]
+    reasons_of: Mapping[str, int]
+    silent_s: float
+    events: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def common_reasons(self) -> int:
+        """All reasons, where every GPU told some: whichever the run used throttled; else 0."""
+        reasons = 0
+        for told in self.reasons_of.values():
+            if not told:
+                return 0
+            reasons |= told
+        return reasons
+
+
 class Telemetry:
     """Reads the sensors from its making to :meth:`finish`; by tegrastats on a Jetson, nvidia-smi on a desktop, the
     kernel's thermal zones else, and where that program ends. What the kernel tells of throttling is read besides, for
-    such a program may die.
+    such a program may die. :meth:`begin` says that the run begins.
 
     Args:
         uses_gpu: what runs does so; else a card is not asked, for its state says nothing of a CPU's figures.
@@ -173,6 +256,10 @@ class Telemetry:
         self.powers: list[tuple[float, int]] = []  # time.monotonic() and milliwatts of the whole board
         self.lines: list[str] = []  # of the source, the first and the last
         self.told = False  # the source ever told something
+        self.waited = False  # for the source's first line
+        self.heard = threading.Event()  # a line of this run, or the source's end
+        self.heard_at, self.silent_s = time.monotonic(), 0.0  # the last line, and the longest pause between two
+        self.reasons_of: dict[str, int] = {}  # of throttling, by GPU, where nothing says which of them the run uses
         self.lock = threading.Lock()  # of the readings
         self.events_before = over_current_events()
         self.began_at = time.monotonic()
@@ -181,13 +268,12 @@ class Telemetry:
         self.throttling: dict[str, int] = {}
         self.process = None
         self.unstarted = ""  # why the source's program did not start
-        self.source, self.parse = "sysfs", tegrastats_reading
+        self.source, self.parse, self.gpu = "sysfs", tegrastats_reading, ""
         if shutil.which("tegrastats"):
             self.source, argv = "tegrastats", TEGRASTATS
         elif uses_gpu and shutil.which("nvidia-smi"):
-            gpu = first_gpu(os.environ, [gpu.name for gpu in gpus()])
-            self.source, self.parse = "nvidia-smi", nvidia_smi_reading
-            argv = (*NVIDIA_SMI, "-i", gpu) if gpu else NVIDIA_SMI
+            self.source, self.parse, self.gpu = "nvidia-smi", nvidia_smi_reading, watched_gpu()
+            argv = (*NVIDIA_SMI, "-i", self.gpu) if self.gpu else NVIDIA_SMI
         else:
             argv = ()
         if argv:
@@ -206,22 +292,49 @@ class Telemetry:
         for thread in self.threads:
             thread.start()
 
+    def begin(self) -> None:
+        """A run begins: what was read before is no part of it. The source has :data:`START_S` to tell something first,
+        once, so that a run which ends before its program has begun is watched too."""
+        if not self.waited and self.process is not None:
+            self.heard.wait(START_S)
+        self.waited = True
+        self._taken()
+
     def _follow(self) -> None:
         """Take what the source's program tells."""
         for raw in self.process.stdout if self.process and self.process.stdout else ():
             line = raw.decode(errors="replace").strip()
-            if not line:
-                continue
-            parsed = self.parse(line)
-            reading, told = self._with_clock(parsed), parsed != Reading()  # it may be an error
+            if line:
+                self._take(line)
+        self.heard.set()
+
+    def _take(self, line: str) -> None:
+        parsed = self.parse(line)
+        reading, told = self._with_clock(parsed), parsed != Reading()  # it may be an error
+        with self.lock:
+            if self.source == "nvidia-smi" and not self.gpu:
+                reading = self._of_some_gpu(card_in(line), parsed)
             power_mw = board_power_mw(reading.power_mw)
-            with self.lock:
-                self.told = self.told or told
-                self.lines[1:] = [line]
-                if told:
-                    self._keep(reading)
-                if power_mw is not None and len(self.powers) < MAX_READINGS:
-                    self.powers.append((time.monotonic(), power_mw))
+            self.told = self.told or told
+            self.lines[1:] = [line]
+            if told:
+                self._keep(reading)
+            if power_mw is not None and len(self.powers) < MAX_READINGS:
+                self.powers.append((time.monotonic(), power_mw))
+            self._note_pause()
+            self.heard.set()
+
+    def _of_some_gpu(self, card: str, reading: Reading) -> Reading:
+        """What is known of the run by a reading of a GPU that may be another one: that its reasons are told. They are
+        kept by GPU; its heat, power and clock are nobody's."""
+        if reading.throttle_reasons is None:
+            return Reading()
+        self.reasons_of[card] = self.reasons_of.get(card, 0) | reading.throttle_reasons
+        return Reading(throttle_reasons=0)
+
+    def _note_pause(self) -> None:
+        now = time.monotonic()
+        self.silent_s, self.heard_at = max(self.silent_s, now - self.heard_at), now
 
     def _watch(self) -> None:
         """Read what the kernel tells, whatever that program does."""
@@ -259,47 +372,67 @@ class Telemetry:
                 with self.lock:
                     self.throttling[name] = max(self.throttling.get(name, 0), state)
 
-    def _unwatched(self, readings: Sequence[Reading], lines: Sequence[str], seconds: float) -> tuple[str, bool]:
+    def _unwatched(self, seen: _Seen) -> tuple[str, bool]:
         """What the source did not tell of a run, for people, empty where it told all; and whether nothing else would
         have shown that the run was slowed down. A card whose nvidia-smi never told anything is as one without: a
         container may have none that works."""
         ended = self.process.poll() if self.process is not None else None
         if self.source == "sysfs":
             return "", False
+        watched = bool(self.cooling) or gpu_clock_mhz(self.clock_folder) is not None
+        blind = not watched and (self.told or self.source == "tegrastats")
         if self.unstarted or ended is not None:
-            words = self.unstarted or f"{self.source} ended by itself, with exit code {ended}"
-        elif not lines and seconds >= SILENT_S:
-            words = f"{self.source} told nothing in {seconds:.0f} s"
-        elif lines and self.source == "nvidia-smi" and all(one.throttle_reasons is None for one in readings):
+            return self.unstarted or f"{self.source} ended by itself, with exit code {ended}", blind
+        if not seen.lines or seen.silent_s >= SILENT_S:
+            words = f"{self.source} told nothing in {max(seen.silent_s, 0.1):.1f} s"
+            return words, blind and not seen.lines and (seen.silent_s >= SILENT_S or not self.told)
+        if self.source == "nvidia-smi" and all(one.throttle_reasons is None for one in seen.readings):
             return "nvidia-smi tells no reasons for throttling here", False
-        else:
-            return "", False
-        seen = bool(self.cooling) or gpu_clock_mhz(self.clock_folder) is not None
-        return words, not seen and (self.told or self.source == "tegrastats")
+        throttled = [f"{card} ({reasons:#x})" for card, reasons in sorted(seen.reasons_of.items()) if reasons]
+        if throttled and not seen.common_reasons:
+            which = (
+                f"{NVML} of GPU {', '.join(throttled)}, and which of {len(seen.reasons_of)} the run used is not known"
+            )
+            return which, False
+        return "", False
+
+    def _taken(self) -> _Seen:
+        """What was read since the last call."""
+        with self.lock:
+            self._note_pause()
+            reasons_of = {card: reasons & NVML_THROTTLE_REASONS for card, reasons in self.reasons_of.items()}
+            seen = _Seen(self.readings, self.lines, self.throttling, reasons_of, self.silent_s)
+            self.readings, self.powers, self.lines, self.throttling, self.reasons_of = [], [], [], {}, {}
+            self.silent_s = 0.0
+            self.heard.clear()
+        before, self.events_before = self.events_before, over_current_events()
+        seen.events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
+        began_at, self.began_at = self.began_at, time.monotonic()
+        seen.seconds = self.began_at - began_at
+        return seen
 
     def state(self, locked: bool) -> dict:
-        """What was read since the last call, as :func:`summary` gives it. ``locked``: the clocks were, and should not
-        have moved."""
+        """What was read since the last call, or since :meth:`begin`, as :func:`summary` gives it. ``locked``: the
+        clocks were, and should not have moved."""
+        runs = self.process is not None and self.process.poll() is None
+        if runs and self.told:
+            self.heard.wait(NEXT_S)
         self._note_throttling()
-        if not self.readings and (self.process is None or self.process.poll() is not None):
+        if not self.readings and not runs:
             self._look()  # a run may be shorter than the pause between two looks
-        with self.lock:
-            readings, self.readings, self.powers = self.readings, [], []
-            lines, self.lines = self.lines, []
-            throttling, self.throttling = self.throttling, {}
-        before, self.events_before = self.events_before, over_current_events()
-        events = {name: count - before.get(name, 0) for name, count in self.events_before.items()}
-        began_at, self.began_at = self.began_at, time.monotonic()
-        unwatched, blind = self._unwatched(readings, lines, self.began_at - began_at)
+        seen = self._taken()
+        unwatched, blind = self._unwatched(seen)
+        if seen.common_reasons:
+            seen.readings.append(Reading(throttle_reasons=seen.common_reasons))
         return summary(
-            readings,
-            lines,
+            seen.readings,
+            seen.lines,
             self.source,
-            events,
-            throttling,
+            seen.events,
+            seen.throttling,
             locked,
-            seconds=self.began_at - began_at,
-            harmless=over_current_harmless() if any(events.values()) else (),
+            seconds=seen.seconds,
+            harmless=over_current_harmless() if any(seen.events.values()) else (),
             unwatched=unwatched,
             blind=blind,
         )

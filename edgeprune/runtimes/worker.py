@@ -74,6 +74,7 @@ def run_watched(job: Job, answer: type[Answer], on_progress: OnProgress | None =
     """
     telemetry = Telemetry()
     try:
+        telemetry.begin()
         result = run_worker(job, answer, on_progress)
     finally:
         state = telemetry.finish(locked=False)

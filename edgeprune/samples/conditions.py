@@ -35,7 +35,8 @@ class Telemetry:
         over_current_events: by the kernel's counter, during the run.
         over_current_harmless: of those counters, the ones whose events throttle nothing (``oc*_throt_en`` is 0).
         seconds: how long they were read.
-        unwatched: what the source did not tell: its program ended before the run did; empty where it told all.
+        unwatched: what the source did not tell: its program ended before the run did, was silent, or told of several
+            GPUs and nothing says which of them the run used; empty where it told all.
         first_line: the source's own, for people.
         last_line: likewise.
     """

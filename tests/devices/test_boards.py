@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeprune.agent import hold, power, programs
-from edgeprune.agent.facts import Gpu, jetpack_of, l4t_of, modules_of, swap_free_bytes
+from edgeprune.agent.facts import jetpack_of, l4t_of, modules_of, swap_free_bytes
 from edgeprune.agent.jobs import _goes_on
 from edgeprune.agent.power import power_modes
 from edgeprune.agent.programs import Turns
@@ -28,14 +28,18 @@ from edgeprune.agent.system import (
     is_alive,
     is_of_here,
     is_running,
+    output_of,
     pid_of,
     process_of,
     start_detached,
 )
 from edgeprune.agent.telemetry import (
+    DRIVERS_FIRST,
+    Card,
     Reading,
     Telemetry,
     board_power_mw,
+    card_in,
     first_gpu,
     nvidia_smi_reading,
     summary,
@@ -1154,52 +1158,88 @@ def trtexec_of(text: str, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *argv], capture_output=True, text=True, timeout=600, env=channel.env, check=False)
 
 
-UUID = "GPU-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"
+UUID = "GPU-5{}1c2a3b-0001-4c1d-9e2f-0123456789ab"
 
 
 @pytest.mark.parametrize(
     ("environment", "names", "gpu"),
     [
-        ({}, ["H100", "H100"], "0"),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "H100"], "1"),
-        ({"CUDA_VISIBLE_DEVICES": " 1 ,0"}, ["H100", "H100"], "1"),
-        ({"CUDA_VISIBLE_DEVICES": f"{UUID},1"}, ["H100", "T4"], UUID),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "T4"], ""),  # CUDA's second is the slower one, nvidia-smi's may be any
-        ({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, ["H100", "T4"], "1"),
-        ({"CUDA_VISIBLE_DEVICES": "7"}, ["H100", "H100"], ""),
-        ({"CUDA_VISIBLE_DEVICES": ""}, ["H100"], ""),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, ["H100"], ""),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"}, ["H100", "H100"], ""),
-        ({}, [], ""),
+        ({}, ["H100", "H100"], 0),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "H100"], 1),
+        ({"CUDA_VISIBLE_DEVICES": " 1 ,0"}, ["H100", "H100"], 1),
+        ({"CUDA_VISIBLE_DEVICES": f"{UUID.format(1)},0"}, ["H100", "T4"], 1),
+        ({"CUDA_VISIBLE_DEVICES": UUID.format(1)[:8].upper()}, ["H100", "T4"], 1),  # its beginning
+        ({"CUDA_VISIBLE_DEVICES": f"MIG-{UUID.format(1)}/1/0"}, ["H100", "T4"], 1),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-5"}, ["H100", "T4"], None),  # the beginning of both
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ["H100", "T4"], None),  # CUDA's second is the slower one, nvidia-smi's any
+        ({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, ["H100", "T4"], 1),
+        ({"CUDA_VISIBLE_DEVICES": "7"}, ["H100", "H100"], None),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ["H100"], 0),  # there is no other to be watched
+        ({"CUDA_VISIBLE_DEVICES": "MIG-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"}, ["H100"], 0),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-5f1c2a3b-0001-4c1d-9e2f-0123456789ab"}, ["H100", "H100"], None),
+        ({}, [], None),
     ],
 )
+@pytest.mark.parametrize("driver", ["", "0000:02:00.0\n"])
 def test_of_several_gpus_the_one_that_programs_take_is_watched(
-    environment: dict[str, str], names: list[str], gpu: str, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], names: list[str], gpu: int | None, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert first_gpu(environment, names) == gpu
+    """What the environment does not tell, NVIDIA's driver may: here that CUDA's first is the second by the bus."""
+    listed = [Card(name, UUID.format(number), f"00000000:0{number + 1}:00.0") for number, name in enumerate(names)]
+    assert first_gpu(environment, listed) == ("" if gpu is None else UUID.format(gpu))
+    if gpu is None and driver and len(names) > 1:
+        gpu = 1
+    rows = "".join(f"{number}, {one.name}, {one.uuid}, {one.bus}\n" for number, one in enumerate(listed))
     started: list[tuple[str, ...]] = []
 
     def start(argv: Sequence[str], **_: object) -> None:
         started.append(tuple(argv))
         raise OSError
 
+    def answer(argv: Sequence[str]) -> tuple[int, str]:
+        if argv[0] == "nvidia-smi":
+            return 0, rows
+        return (0, driver) if driver else (1, "OSError: libcuda.so.1: cannot open shared object file")
+
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("edgeprune.agent.telemetry.gpus", lambda: [Gpu(name, "9.0", "580", None) for name in names])
+    monkeypatch.setattr("edgeprune.agent.telemetry.output_of", answer)
     monkeypatch.setattr("edgeprune.agent.telemetry.shutil.which", lambda name: name if name == "nvidia-smi" else None)
     monkeypatch.setattr("edgeprune.agent.telemetry.subprocess.Popen", start)
     Telemetry().finish(False)
     [argv] = started
-    assert argv[argv.index("200") + 1 :] == (("-i", gpu) if gpu else ())
+    assert argv[argv.index("200") + 1 :] == (() if gpu is None else ("-i", UUID.format(gpu)))
+
+
+LIBCUDA = """
+#include <string.h>
+int cuInit(unsigned flags) { return CODE; }
+int cuDeviceGet(int *device, int ordinal) { *device = 40 + ordinal; return 0; }
+int cuDeviceGetPCIBusId(char *bus, int length, int device) { strncpy(bus, BUS, length); return device != 40; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize(("code", "told"), [(0, (0, "0000:65:00.0\n")), (100, (1, ""))])
+def test_the_driver_tells_its_first_gpu(
+    code: int, told: tuple[int, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cuda.c").write_text(LIBCUDA.replace("CODE", str(code)).replace("BUS", '"0000:65:00.0"'))
+    library = str(tmp_path / "libcuda.so.1")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, str(tmp_path / "cuda.c")], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert output_of([sys.executable, "-c", DRIVERS_FIRST]) == told
 
 
 def test_nvidia_smi_lines() -> None:
-    assert nvidia_smi_reading("55, 123.45, 1980, 0x0000000000000020") == Reading(
-        {"gpu": 55.0}, {"VIN": 123450}, gpu_mhz=1980, throttle_reasons=0x20
-    )
-    assert nvidia_smi_reading("[N/A], [N/A], [N/A], [N/A]") == Reading()
+    for index in ("", ", 1"):
+        assert nvidia_smi_reading("55, 123.45, 1980, 0x0000000000000020" + index) == Reading(
+            {"gpu": 55.0}, {"VIN": 123450}, gpu_mhz=1980, throttle_reasons=0x20
+        )
+        assert nvidia_smi_reading("[N/A], [N/A], [N/A], [N/A]" + index) == Reading()
+    assert [card_in(f"55, 123.45, 1980, 0x20{index}") for index in ("", ", 1")] == ["", "1"]
 
 
 def test_an_identity_changes_with_all_that_changes_figures() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from edgeprune.agent.telemetry import Reading, Telemetry, summary, worse_of
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.measure import other_work
+from edgeprune.runtimes import worker
+from edgeprune.runtimes.jobs import DescribeJob, OrtDescription
 from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Gate, Verdict, latency_gate, speed_up_gate
-from edgeprune.samples.telemetry import EITHER, HEAT, LEAVE_ALONE, SUPPLY
+from edgeprune.samples.telemetry import EITHER, HEAT, LEAVE_ALONE, SUPPLY, over_launches
 from edgeprune.serial import from_json
 from tests.samples.made import latency
 
@@ -113,23 +115,40 @@ def test_a_run_that_nothing_watched_is_inconclusive() -> None:
     assert "the board was not watched: tegrastats ended by itself, with exit code 1" in gate.reason
 
 
-def test_a_program_that_stays_and_tells_nothing_watches_nothing() -> None:
-    state = timed(board_without(CLOCK, f"{COOLING}/type", tegrastats="exec sleep 600"), "sleep 5.2")
-    assert re.search(r"the board was not watched: tegrastats told nothing in \d+ s", gate_of(state).reason)
+@pytest.mark.parametrize("command", ["true", "sleep 1"])
+def test_a_program_that_stays_and_tells_nothing_watches_nothing(command: str) -> None:
+    state = timed(board_without(CLOCK, f"{COOLING}/type", tegrastats="exec sleep 600"), command)
+    assert re.search(r"the board was not watched: tegrastats told nothing in \d+\.\d s", gate_of(state).reason)
+
+
+CARDS = ("NVIDIA H100", "Tesla T4")
+
+
+def install_nvidia_smi(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, cards: Sequence[str]) -> None:
+    """From now on this script is what nvidia-smi tells again and again, of a machine with these cards."""
+    rows = [f"{number}, {name}, GPU-{number}, 00000000:0{number}:00.0" for number, name in enumerate(cards)]
+    listing = f"printf '%s\\n' {' '.join(map(repr, rows))}"
+    program = folder / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *-lms*) ;; *uuid*) {listing}; exit 0;; *) exit 0;; esac\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def on_a_desktop(
-    script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, heard: Callable[[Telemetry], object]
+    script: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    heard: Callable[[Telemetry], object],
+    cards: Sequence[str] = CARDS[:1],
 ) -> DeviceState:
     """A run on a machine whose nvidia-smi is this script, without one when it is empty; it lasts until that is heard of
     it which a test is about."""
     if script:
-        program = folder / "nvidia-smi"
-        program.write_text(f'#!/bin/sh\ncase "$*" in *-lms*) ;; *) exit 0;; esac\n{script}\n')
-        program.chmod(0o755)
+        install_nvidia_smi(script, folder, monkeypatch, cards)
     else:
         monkeypatch.setattr(telemetry, "temperatures_c", dict)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     watched = Telemetry()
     until(lambda: heard(watched))
     return from_json(DeviceState, watched.finish(locked=False), "telemetry")
@@ -160,6 +179,98 @@ def test_a_card_that_is_no_longer_told_of_is_inconclusive(tmp_path: Path, monkey
     script = "echo '55, 123.4, 1980, 0x0000000000000000'; exit 3"
     gate = gate_of(on_a_desktop(script, tmp_path, monkeypatch, has_ended))
     assert gate.verdict is Verdict.INCONCLUSIVE and "nvidia-smi ended by itself, with exit code 3" in gate.reason
+
+
+NO_REASON, TOO_HOT = (f"55, 100, 1980, 0x00000000000000{bits}" for bits in ("00", "20"))
+NO_TEGRASTATS = pytest.mark.skipif(Path("/usr/bin/tegrastats").exists(), reason="a Jetson has its own")
+
+
+def gpu_run(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> DeviceState:
+    """What a run on this machine's GPU is told to have been like, of a job that takes so long."""
+    monkeypatch.setattr(worker, "run_worker", lambda *_: time.sleep(seconds))
+    return worker.run_watched(DescribeJob(), OrtDescription)[1]
+
+
+@NO_TEGRASTATS
+@pytest.mark.parametrize(
+    ("script", "verdict"),
+    [
+        (f"sleep 0.7; while :; do echo '{NO_REASON}'; sleep 0.1; done", Verdict.PASS),
+        (f"sleep 0.7; while :; do echo '{TOO_HOT}'; sleep 0.1; done", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_a_run_that_ends_before_nvidia_smi_had_begun_is_watched(
+    script: str, verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvidia_smi(script, tmp_path, monkeypatch, CARDS[:1])
+    state = gpu_run(monkeypatch)
+    assert state.telemetry is not None and state.telemetry.samples and not state.telemetry.unwatched
+    assert state.telemetry.seconds < 0.7  # the wait before it is no part of it
+    assert gate_of(state).verdict is verdict
+
+
+@NO_TEGRASTATS
+@pytest.mark.parametrize(
+    "script", ["exec sleep 600", f"echo '{NO_REASON}'; exec sleep 600"], ids=["from the start", "from then on"]
+)
+def test_silence_over_a_whole_run_is_a_doubt_however_short_it_is(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("START_S", "NEXT_S"):
+        monkeypatch.setattr(telemetry, name, 0.5)
+    install_nvidia_smi(script, tmp_path, monkeypatch, CARDS[:1])
+    launches = [gpu_run(monkeypatch) for _ in range(3)]
+    for state in (*launches, over_launches(launches)):
+        assert state.telemetry is not None and state.telemetry.samples == 0 and not state.throttled
+        gate = gate_of(state)
+        assert gate.verdict is Verdict.PASS
+        assert re.search(r"nvidia-smi told nothing in 0\.\d s, so that the run was watched only in part", gate.reason)
+
+
+@NO_TEGRASTATS
+def test_a_long_pause_in_the_middle_of_a_run_is_a_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "SILENT_S", 0.8)
+    tell = f"echo '{NO_REASON}'; sleep 0.1"
+    script = f"{tell}; {tell}; sleep 1; while :; do {tell}; done"
+    install_nvidia_smi(script, tmp_path, monkeypatch, CARDS[:1])
+    gate = gate_of(gpu_run(monkeypatch, 2.0))
+    assert gate.verdict is Verdict.PASS
+    assert re.search(r"nvidia-smi told nothing in 1\.\d s, so that the run was watched only in part", gate.reason)
+
+
+@NO_TEGRASTATS
+@pytest.mark.parametrize(
+    ("visible", "hot", "verdict", "words"),
+    [
+        (None, (), Verdict.PASS, ""),
+        (None, (1,), Verdict.PASS, "nvidia-smi reports throttle reasons of GPU 1 (0x20), and which of 2 the run used"),
+        (None, (0, 1), Verdict.INCONCLUSIVE, "throttle reasons 0x20"),  # whichever it was
+        ("GPU-0", (1,), Verdict.PASS, ""),
+        ("GPU-1", (1,), Verdict.INCONCLUSIVE, "throttle reasons 0x20"),
+    ],
+)
+def test_another_cards_throttling_and_figures_are_not_the_runs(
+    visible: str | None,
+    hot: tuple[int, ...],
+    verdict: Verdict,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [f"{(TOO_HOT if card in hot else NO_REASON)}, {card}" for card in (0, 1)]
+    own = 'case "$*" in *"-i GPU-0"*) only=0;; *"-i GPU-1"*) only=1;; esac'
+    tell = 'tell() { [ "${only-$1}" = $1 ] && echo "$2"; }'
+    script = f"{own}\n{tell}\nwhile :; do tell 0 '{lines[0]}'; tell 1 '{lines[1]}'; sleep 0.1; done"
+    install_nvidia_smi(script, tmp_path, monkeypatch, CARDS)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    state = gpu_run(monkeypatch, 0.5)
+    gate, seen = gate_of(state), state.telemetry
+    assert gate.verdict is verdict and words in gate.reason
+    assert bool(words) == (gate.reason != gate_of(DeviceState()).reason)
+    assert seen is not None and seen.samples
+    told = (seen.power_w_mean, seen.gpu_mhz_max, state.temperature_c)
+    assert told == ((None, None, None) if visible is None else (100.0, 1980, 55.0))
 
 
 def test_a_turn_that_is_shorter_than_the_pause_between_two_looks_has_one(
