@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import Mapping
 
+from edgeprune.agent.cpus import cpu_quota
 from edgeprune.agent.host import cpu_identity, load_average
 from edgeprune.agent.power import clocks_locked, over_current_events, power_mode, power_modes
 from edgeprune.agent.root import may_sudo
@@ -101,6 +102,7 @@ class DeviceFacts:
         tensorrt_pip: version of the TensorRT that pip installed for the Python that found this out.
         gpu_nodes: files of NVIDIA GPUs in ``/dev``.
         over_current_events: since boot, by kind; those that were counted.
+        cpu_quota: processor time that its programs are granted at most, 1 is that of one CPU; None without a quota.
     """
 
     machine: str
@@ -133,6 +135,7 @@ class DeviceFacts:
     tensorrt_pip: str = ""
     gpu_nodes: tuple[str, ...] = ()
     over_current_events: Mapping[str, int] = field(default_factory=dict)
+    cpu_quota: float | None = None
 
     @property
     def has_gpu(self) -> bool:
@@ -182,6 +185,7 @@ def device_facts() -> DeviceFacts:
         tensorrt_pip=pip_version(TENSORRT_DISTRIBUTIONS),
         gpu_nodes=gpu_nodes(system_path("/dev")),
         over_current_events={name: count for name, count in over_current_events().items() if count},
+        cpu_quota=cpu_quota(),
     )
 
 

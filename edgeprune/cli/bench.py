@@ -272,8 +272,7 @@ def _print(result: BenchResult) -> None:
     for name, model in zip(result.names, result.models, strict=True):
         core = model.latency.conditions.core
         if core.contended:
-            beside = f"{escape(name)} had {core.share:.0%} of a core: other work ran on this machine"
-            print_sentence(console, f"[yellow]{beside}[/]")
+            print_sentence(console, f"[yellow]{escape(name)}: {core.disturbed_by}[/]")
     for line in result.notes:
         print_sentence(console, f"[yellow]{escape(line)}[/]")
     for name, model in zip(result.names, result.models, strict=True):

@@ -27,6 +27,7 @@ from edgeprune.runtimes.engine_file import off_dla, read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.onnx_facts import frees, model_bytes, onnx_facts
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.conditions import QUOTA
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
@@ -346,7 +347,10 @@ def bench_graphs(
             summaries = [
                 summary(latency.values, batch=latency.conditions.batch, confidence=CONFIDENCE) for latency in latencies
             ]
-            undecided = any(gate is not None and gate.verdict is Verdict.INCONCLUSIVE for gate in gates)
+            undecided = any(
+                gate is not None and gate.verdict is Verdict.INCONCLUSIVE and QUOTA not in gate.reason  # it stays
+                for gate in gates
+            )
             unsteady = until_stable and not all(row.stability.stable for row in summaries)
             if attempt > retries or not (undecided or unsteady):
                 break

@@ -164,6 +164,7 @@ def _taken_trtexec(device: Device) -> str | None:
 def _board(device: Device) -> Iterator[Finding]:
     """A line for the machine and, on a Jetson, one for all that decides its figures."""
     from edgeprune.devices.board import SWAP, mismatch, over_current, short_of_memory, targets_for, unsupported_tensorrt
+    from edgeprune.samples.conditions import QUOTA, WHOLE_CORES
     from edgeprune.target import load_target
 
     facts = device.facts()
@@ -173,6 +174,9 @@ def _board(device: Device) -> Iterator[Finding]:
     parts.append(("memory", f"{facts.memory_bytes / 2**30:.0f} GiB" if facts.memory_bytes else ""))
     listed = ", ".join(f"{key}: {value}" for key, value in parts if value)
     yield Finding(name, True, f"SIMULATED, {listed}" if device.simulated else listed)
+    if facts.cpu_quota is not None:
+        granted = f"{facts.cpu_quota:g} CPUs: what needs more at a time is stopped in the middle of a measurement"
+        yield Finding(QUOTA, False, granted, WHOLE_CORES)
     if not facts.l4t:
         return
     release = f"{facts.jetpack or 'unknown'} (L4T {facts.l4t}), CUDA {facts.cuda or 'not found'}"

@@ -15,6 +15,7 @@ from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import let_cool, wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.samples.conditions import QUOTA
 from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
     Gate,
@@ -163,7 +164,8 @@ def measure_until_told(
     site: Site, what: str, measure: Callable[[float], Taken], untold: Callable[[Taken], str], retries: int
 ) -> tuple[Taken, int]:
     """Measure, and again with twice the samples each time, :data:`MAX_EFFORT` times as many at most, while what came
-    out tells nothing; see :func:`wait_before_again`.
+    out tells nothing; see :func:`wait_before_again`. What a quota of processor time stopped is not measured again: it
+    would be stopped as often.
 
     Args:
         site: the target.
@@ -175,10 +177,11 @@ def measure_until_told(
     Returns:
         What was measured last, and how often it was measured.
     """
-    attempt = 0
-    while (why := untold(taken := measure(min(2.0**attempt, MAX_EFFORT)))) and attempt < retries:
-        attempt += 1
-        site.reporter.note(f"{what}: inconclusive, {why}; measuring again with twice the samples")
+    attempt, effort = 0, 1.0
+    while (why := untold(taken := measure(effort))) and attempt < retries and QUOTA not in why:
+        attempt, effort = attempt + 1, min(2 * effort, MAX_EFFORT)
+        times = f"{effort:g} times as many samples as the first time at most"
+        site.reporter.note(f"{what}: inconclusive, {why}; measuring again, {times}")
         wait_before_again(site, *taken)
     return taken, attempt + 1
 

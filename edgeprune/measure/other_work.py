@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from edgeprune.agent.cpus import IDLE, WAITING, cpu_ticks
+from edgeprune.agent.system import allowed_cpus
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.telemetry import may_cool
 
 LOOK_S = 1.0  # how long the processors are watched for one look
 COOLING_S = 60.0  # a guess: a small heat sink loses most of its warmth in a minute or two
-IDLE, WAITING = 3, 4  # columns of /proc/stat's line of all processors: nothing to do, and waiting for a disk
 
 
 def idle_cores(seconds: float = LOOK_S) -> float:
-    """How many cores had nothing to do for the next ``seconds``; all of them where the system does not tell."""
-    try:
-        before = _ticks()
-        time.sleep(seconds)
-        after = _ticks()
-    except (OSError, ValueError, IndexError):
-        return float(os.cpu_count() or 1)
+    """How many of the cores that this process may use had nothing to do for the next ``seconds``; all of them where the
+    system does not tell."""
+    cpus = allowed_cpus()
+    before = cpu_ticks(cpus)
+    time.sleep(seconds)
+    after = cpu_ticks(cpus)
+    if before is None or after is None:
+        return float(len(cpus))
     spent = [now - then for now, then in zip(after, before, strict=True)]
-    return (os.cpu_count() or 1) * (spent[IDLE] + spent[WAITING]) / max(sum(spent), 1)
+    return len(cpus) * (spent[IDLE] + spent[WAITING]) / max(sum(spent), 1)
 
 
 def wait_for_quiet(
@@ -34,11 +34,12 @@ def wait_for_quiet(
 
     Args:
         longest_s: give up after so many seconds; 0 does not wait at all.
-        cores: that a measurement wants; 0 counts as one.
+        cores: that a measurement wants: no more than this process may use, and all of those where it is 0.
         note: told when a wait begins and how it ended.
         idle: looks how many cores are idle; it takes a moment.
     """
-    wanted = 0.6 * max(1, cores)
+    here = len(allowed_cpus())
+    wanted = 0.6 * min(cores or here, here)
     if longest_s <= 0 or idle() >= wanted:
         return
     note(f"other work keeps this machine busy: waiting for a quiet moment, {longest_s:g} s at most")
@@ -53,9 +54,3 @@ def let_cool(before: Sequence[Measurement], note: Callable[[str], None]) -> None
     if may_cool([one.conditions.device for one in before if not one.simulated]):
         note(f"the device throttled: {COOLING_S:g} s without work, so that it cools, before it is measured again")
         time.sleep(COOLING_S)
-
-
-def _ticks() -> list[int]:
-    """Time of all processors by what they did."""
-    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-    return [int(field) for field in line.split()[1:9]]

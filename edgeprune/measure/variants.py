@@ -10,8 +10,9 @@ from typing import Any
 from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import latency_settings
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.conditions import most_disturbed
 from edgeprune.samples.gates import unsteady_reason
-from edgeprune.samples.measurement import Measurement, shared_core, speed_up_of
+from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import stability
 from edgeprune.target import Target
 
@@ -40,7 +41,8 @@ def moved_reason(first: Measurement, second: Measurement | None = None) -> str:
     core, a device that throttled, samples that moved; empty where nothing speaks against it."""
     both = [first] if second is None else [first, second]
     steady = stability(first.values) if second is None else speed_up_of(first, second).stability
-    return unsteady_reason(steady, *both) or ("other work ran on the machine" if shared_core(*both) else "")
+    core = most_disturbed(one.conditions.core for one in both)
+    return unsteady_reason(steady, *both) or ("" if core is None else core.disturbed_by)
 
 
 def side_by_side(

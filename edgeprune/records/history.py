@@ -307,8 +307,10 @@ def _latency_obstacles(now: _Entry, before: _Entry) -> list[str]:
     for entry, when in ((now, "now"), (before, "before")):
         if entry.measurement is None or entry.build.latency_ms is None:
             continue
-        if entry.measurement.conditions.core.contended:
-            found.append(f"its core was shared with other work {when}")  # those are milliseconds of its other users
+        core = entry.measurement.conditions.core
+        if core.contended:  # those are milliseconds of its other users, or of what a quota left of it
+            shared = "a quota stopped it" if core.by_quota else "its core was shared with other work"
+            found.append(f"{shared} {when}")
         if entry.measurement.conditions.device.throttled:
             found.append(f"the device was slowed down {when}")
         if not entry.build.latency_ms.bounded:

@@ -208,8 +208,10 @@ def conditions_table(record: BuildRecord) -> Table:
             loads = f"{list(host.load_average)}, {list(host.load_average_after)}"
             rows += [("load average before and after", loads), ("governor", host.governor)]
             rows += [("temperature", f"{host.temperature_c:g} °C")] if host.temperature_c is not None else []
-        if conditions.core.contended or conditions.core.cpu_ms:
+        if conditions.core.of_one_core and (conditions.core.contended or conditions.core.cpu_ms):
             rows.append(("share of its core that the model had", f"{conditions.core.share:.0%}"))
+        if conditions.core.contended:
+            rows.append(("disturbed", conditions.core.disturbed_by))
         if any(row.measurement.simulated for row in record.measurements):
             rows.append(("simulated", "yes: no device was measured"))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())))

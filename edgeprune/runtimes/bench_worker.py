@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.cpus import CpuWatch
 from edgeprune.agent.host import WorkerState
 from edgeprune.agent.system import allowed_cpus, text_of
 from edgeprune.runtimes.jobs import (
@@ -411,7 +412,6 @@ class Timer:
         self.values_ms: list[float] = []
         self.warmups_ms: list[float] = []
         self.cpu_ms: list[float] = []
-        self.interrupted = 0
         self.warm = False
 
     def begin_block(self) -> None:
@@ -449,11 +449,9 @@ class Timer:
         if settle:
             self.warmups_ms.append(self.sample())
         for _ in range(count):
-            switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
             cpu = process_time()
             self.values_ms.append(self.sample())
             self.cpu_ms.append((process_time() - cpu) * 1e3)
-            self.interrupted += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw > switches
 
     def timed_model(self) -> TimedModel:
         """What was measured."""
@@ -463,7 +461,6 @@ class Timer:
             warm=self.warm,
             shapes=self.shapes,
             load_ms=self.load_ms,
-            interrupted_share=self.interrupted / len(self.values_ms),
             cpu_ms=tuple(self.cpu_ms),
             cpu_share=sum(self.cpu_ms) / max(sum(self.values_ms), 1e-9),
             **self.report,
@@ -558,7 +555,7 @@ def take_turns(job: Sampling, models: Sequence[Timer], state: Callable[[], Worke
     per_round = samples_per_round(job.per_round, job.least_rounds, left_s, sum(runs_s), settle)
     gc.collect()
     gc.disable()
-    reported = perf_counter()
+    cpus, reported = CpuWatch(), perf_counter()
     for number in range(job.rounds):
         for place in range(len(models)):
             models[(place + number) % len(models)].take_block(per_round, settle=settle)
@@ -569,8 +566,9 @@ def take_turns(job: Sampling, models: Sequence[Timer], state: Callable[[], Worke
             report(WorkerProgress("rounds", number + 1, job.rounds, last_ms))
         if job.time_limit_s and now - started > job.time_limit_s:
             break
+    used = cpus.use()
     gc.enable()
-    return TimedModels(tuple(model.timed_model() for model in models), per_round, state())
+    return TimedModels(tuple(model.timed_model() for model in models), per_round, state(), used)
 
 
 def samples_per_round(wanted: int, least_rounds: int, left_s: float, turn_s: float, settle: bool) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from edgeprune.agent.cpus import CpuUse
 from edgeprune.agent.host import WorkerState
 
 BENCH_WORKER = "edgeprune.runtimes.bench_worker"
@@ -209,7 +210,6 @@ class TimedModel:
         warm: the warm-up ended because the level was steady.
         shapes: of the inputs, by name.
         load_ms: of the model.
-        interrupted_share: of the samples, those in which the process had to yield its core.
         cpu_ms: processor time of each sample.
         cpu_share: processor time over wall time.
         nodes: how many nodes each provider of ONNX Runtime was given.
@@ -225,7 +225,6 @@ class TimedModel:
     warm: bool
     shapes: Mapping[str, tuple[int, ...]]
     load_ms: float
-    interrupted_share: float
     cpu_ms: tuple[float, ...]
     cpu_share: float
     nodes: Mapping[str, int] = field(default_factory=dict)
@@ -238,12 +237,13 @@ class TimedModel:
 
 @dataclass(frozen=True)
 class TimedModels:
-    """The answer to a latency job: models in its order, the samples that each took in a round, and the process that
-    timed them."""
+    """The answer to a latency job: models in its order, the samples that each took in a round, the process that timed
+    them, and what it had of its CPUs meanwhile."""
 
     models: tuple[TimedModel, ...]
     per_round: int
     worker: WorkerState
+    cpus: CpuUse = field(default_factory=CpuUse)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.cpus import CpuUse
 from edgeprune.agent.facts import DeviceFacts, gpus
 from edgeprune.agent.host import HostState, WorkerState, cpu_identity, host_state
 from edgeprune.devices.base import Device
@@ -210,6 +211,7 @@ class OnnxRuntime(Runtime):
         identity, before = self.identity(), self._host()
         timed: list[list[TimedModel]] = [[] for _ in models]  # by model, then by launch
         workers: list[WorkerState] = []
+        uses: list[CpuUse] = []
         states: list[DeviceState] = []
         per_round, least_rounds = settings.per_round, -(-MIN_BLOCK_PAIRS // count) if len(models) > 1 else 0
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
@@ -226,6 +228,7 @@ class OnnxRuntime(Runtime):
                 answer, state = self._run_job(job, TimedModels, on_progress)
                 per_round, least_rounds = answer.per_round, 0  # every process takes blocks of the first one's length
                 workers.append(answer.worker)
+                uses.append(answer.cpus)
                 states.append(state)
                 for index, model in zip(order, answer.models, strict=True):
                     timed[index].append(model)
@@ -259,9 +262,9 @@ class OnnxRuntime(Runtime):
                     core=CoreState.over_launches(
                         launches,
                         [part.cpu_share for part in parts],
-                        [part.interrupted_share for part in parts],
                         (ms for part in parts for ms in part.cpu_ms),
-                        one_core=self.provider == PROVIDERS["cpu"] and settings.threads == 1,
+                        uses,
+                        threads=settings.threads if self.provider == PROVIDERS["cpu"] else None,
                     ),
                     host=host,
                     device=over_launches(states),

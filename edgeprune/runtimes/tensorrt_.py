@@ -274,7 +274,7 @@ class TensorRt(Runtime):
                     images=settings.images is not None,
                     warm=timed.warm,
                     load_ms=timed.load_ms,
-                    core=CoreState(interrupted_share=timed.interrupted_share),
+                    core=CoreState.over_launches([1], [1.0], (), [answer.cpus], threads=None),
                     host=host,
                     device=state,
                     worker=answer.worker,

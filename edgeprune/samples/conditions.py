@@ -12,9 +12,16 @@ from typing import Annotated, cast
 
 from annotated_types import Gt
 
+from edgeprune.agent.cpus import CpuUse
 from edgeprune.agent.host import HostState, WorkerState
 
 MIN_CORE_SHARE = 0.9  # a run with less of its core than this shared it with other work
+MOST_TAKEN = 0.25
+"""Processor time that other work may take of the CPUs which a model's threads need; 1 is that of one CPU. A guess: half
+of what one busy process of the same rank takes beside them; the caller and what watches the run take less."""
+QUOTA = "a quota of processor time"
+WHOLE_CORES = f"give the container whole cores (--cpuset-cpus), not {QUOTA} (--cpus)"
+QUIET_MACHINE = "measure again on a quiet one"
 
 
 @dataclass(frozen=True)
@@ -84,43 +91,113 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class CoreState:
-    """How much of its core the model had.
+    """How much of its core, or of its cores, the model had.
 
     Attributes:
         share: processor time over wall time; a busy single thread alone on its core has 1.
-        contended: a run of one core shared it with other work.
-        interrupted_share: of the samples, those in which the process had to yield its core.
+        contended: the run shared the cores that it needs with other work, or a quota stopped it.
+        interrupted_share: of the samples, those in which the process had to yield its core; of records of earlier
+            versions.
         cpu_ms: processor time of each sample; empty where a run is not one core's work.
+        others: processor time that other work took of the CPUs that the process may use; 1 is that of one CPU. None
+            where the system does not tell, of a very short run, and in older records.
+        quota: how much a quota grants, in the same unit (Docker's ``--cpus``); None without one.
+        stopped: share of the run, at most, for which that quota stopped it.
     """
 
     share: float = 1.0
     contended: bool = False
     interrupted_share: float = 0.0
     cpu_ms: tuple[float, ...] = ()
+    others: float | None = None
+    quota: float | None = None
+    stopped: float = 0.0
 
     @classmethod
     def over_launches(
         cls,
         launches: Sequence[int],
         shares: Sequence[float],
-        interrupted_shares: Sequence[float],
         cpu_ms: Iterable[float],
+        uses: Sequence[CpuUse],
         *,
-        one_core: bool,
+        threads: int | None,
     ) -> CoreState:
         """Of several processes, each with the weight of its samples.
+
+        One thread that is busy all the time has its core's whole time unless something else does; of several, which
+        wait for one another, only the time that other work took tells.
 
         Args:
             launches: samples from each process.
             shares: of its core, of each.
-            interrupted_shares: of the samples, of each.
             cpu_ms: processor time of every sample.
-            one_core: a run keeps one core busy and nothing else, so that processor time means something.
+            uses: of its CPUs, by each.
+            threads: that compute the model, 0 for as many as the process has CPUs; None where a GPU does.
         """
         weights = [count / sum(launches) for count in launches]
         share = sum(value * weight for value, weight in zip(shares, weights, strict=True))
-        interrupted = sum(value * weight for value, weight in zip(interrupted_shares, weights, strict=True))
-        return cls(share, one_core and share < MIN_CORE_SHARE, interrupted, tuple(cpu_ms) if one_core else ())
+        stopped = sum(use.stopped * weight for use, weight in zip(uses, weights, strict=True))
+        told = [use.others for use in uses if use.others is not None]
+        others = None
+        if len(told) == len(uses):
+            others = sum(value * weight for value, weight in zip(told, weights, strict=True))
+        here = min(use.cpus for use in uses)
+        spare = here - min(threads or here, here)
+        if threads == 1:
+            contended = share < MIN_CORE_SHARE
+        else:
+            crowded = threads is not None and others is not None and others - spare > MOST_TAKEN
+            contended = crowded or stopped > 1 - MIN_CORE_SHARE
+        quota = min((use.quota for use in uses if use.quota is not None), default=None)
+        return cls(
+            share,
+            contended,
+            cpu_ms=tuple(cpu_ms) if threads == 1 else (),
+            others=others,
+            quota=quota,
+            stopped=stopped,
+        )
+
+    @property
+    def alone(self) -> float:
+        """Of the time that a run took, what it would have taken at least with its cores for itself: 1 where nothing
+        disturbed it. Of several threads the one that all wait for may have been the one beside which others worked."""
+        if not self.contended:
+            return 1.0
+        if self.of_one_core:
+            return min(self.share, 1.0)
+        return max(0.0, 1.0 - (self.others or 0.0) - self.stopped)
+
+    @property
+    def of_one_core(self) -> bool:
+        """Whether the share of its core tells what a run lost; older records know nothing else."""
+        return bool(self.cpu_ms) or (self.others is None and not self.stopped)
+
+    @property
+    def by_quota(self) -> bool:
+        """Whether it was a quota rather than other work that disturbed it: waiting mends nothing then."""
+        return self.contended and self.stopped > 0 and self.stopped >= (1.0 - self.alone) / 2
+
+    @property
+    def disturbed_by(self) -> str:
+        """What disturbed a contended run, for people."""
+        if self.by_quota:
+            granted = "" if self.quota is None else f" ({self.quota:g} CPUs)"
+            return f"{QUOTA}{granted} stopped it for {self.stopped:.0%} of the run"
+        if self.of_one_core:
+            return f"the model had only {self.share:.0%} of a core: other work ran on the machine"
+        return f"other work ran on the machine: it took the time of {self.others or 0.0:.1f} of the cores it needs"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return WHOLE_CORES if self.by_quota else QUIET_MACHINE
+
+
+def most_disturbed(cores: Iterable[CoreState]) -> CoreState | None:
+    """The contended run that lost most; None where none is."""
+    return min((core for core in cores if core.contended), key=lambda core: core.alone, default=None)
 
 
 @dataclass(frozen=True)

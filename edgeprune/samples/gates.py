@@ -15,6 +15,7 @@ from statistics import median
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
+from edgeprune.samples.conditions import CoreState, most_disturbed
 from edgeprune.samples.measurement import Measurement, differing_conditions, shared_core, speed_up_of
 from edgeprune.samples.statistics import (
     Bounds,
@@ -225,12 +226,10 @@ def latency_gate(
         return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; {_steadier(measurement)}")
     if bound.high is not None and bound.high <= limit_ms:
         return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
-    share = _core_share(measurement)
-    if bound.low is not None and bound.low > limit_ms >= bound.low * share:
-        reason = (
-            f"at least {bound.low:.4g} ms, but the model had only {share:.0%} of a core: other work ran on the machine"
-        )
-        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
+    core = measurement.conditions.core
+    if bound.low is not None and bound.low > limit_ms >= bound.low * core.alone:
+        reason = f"at least {bound.low:.4g} ms, but {core.disturbed_by}; {core.remedy}"
+        return row(bound.value, Verdict.INCONCLUSIVE, reason)
     if bound.low is not None and bound.low > limit_ms:
         return row(bound.value, Verdict.FAIL, f"at least {beside(bound.low, limit_ms, 'g', 4)} ms {_sure(against)}")
     # the distance to the limit that samples have to settle is what the allowance for places leaves of it
@@ -313,12 +312,9 @@ def speed_up_gate(
         return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
     if gain.high < limit:
         return row(gain.ratio, Verdict.FAIL, f"at most {beside(gain.high, limit)}× {_sure(against)}")
-    if shared_core(baseline, candidate):
-        share = min(_core_share(baseline), _core_share(candidate))
-        reason = (
-            f"between {gain.low:.3f} and {gain.high:.3f}, with {share:.0%} of a core: other work ran on the machine"
-        )
-        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; measure again on a quiet one")
+    if core := _disturbed(baseline, candidate):
+        reason = f"between {gain.low:.3f} and {gain.high:.3f}, but {core.disturbed_by}; {core.remedy}"
+        return row(gain.ratio, Verdict.INCONCLUSIVE, reason)
     away = abs(math.log(gain.ratio / limit))
     width = math.log(gain.ratio / gain.low) if gain.ratio >= limit else math.log(gain.high / gain.ratio)
     # the part of the width that more samples do not take away
@@ -537,7 +533,9 @@ def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
 
 def _steadier(*measurements: Measurement) -> str:
     """What makes the next run a steady one: by what the device says of this one, else by what mostly does."""
-    return remedy_of(causes_of([one.conditions.device for one in measurements])) or QUIET
+    core = _disturbed(*measurements)
+    by_quota = core.remedy if core is not None and core.by_quota else ""
+    return remedy_of(causes_of([one.conditions.device for one in measurements])) or by_quota or QUIET
 
 
 def least_undisturbed_ratio(baseline: Measurement, candidate: Measurement) -> float:
@@ -569,10 +567,8 @@ def _sure(confidence: float, digits: int = 0) -> str:
     return f"with {confidence_text(confidence, digits)} confidence"
 
 
-def _core_share(measurement: Measurement) -> float:
-    """How much of its core a contended run had; alone it would have taken at least that share of its time."""
-    core = measurement.conditions.core
-    return core.share if core.contended else 1.0
+def _disturbed(*measurements: Measurement) -> CoreState | None:
+    return most_disturbed(measurement.conditions.core for measurement in measurements)
 
 
 def _advice(total: int | None, taken: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +47,8 @@ def speed_up_of(
     """Ratio baseline / candidate of two interleaved measurements, by the blocks and launches that they were taken in.
 
     Other work on the same core interrupts a long inference more often than a short one, so that the clock shows a gain
-    that is none. Where the core was shared the interval therefore holds the ratio of processor time as well.
+    that is none. Where the core was shared the interval therefore holds the ratio of processor time as well; of several
+    threads, whose processor time tells nothing, all that the ratio may be without what other work took of their cores.
 
     Args:
         baseline: the first model's samples.
@@ -57,9 +59,15 @@ def speed_up_of(
         ValueError: lengths differ, no pair at all, or a value that is not finite and positive.
     """
     by_clock = _ratio(candidate, baseline.values, candidate.values, tails)
-    by_core = core_speed_up_of(baseline, candidate, tails=tails) if shared_core(baseline, candidate) else None
-    if by_core is None:
+    if not shared_core(baseline, candidate):
         return by_clock
+    by_core = core_speed_up_of(baseline, candidate, tails=tails)
+    if by_core is None:
+        before, after = (one.conditions.core for one in (baseline, candidate))
+        if before.of_one_core or after.of_one_core:
+            return by_clock
+        high = by_clock.high / after.alone if after.alone else math.inf
+        return replace(by_clock, low=by_clock.low * before.alone, high=high)
     return replace(by_clock, low=min(by_clock.low, by_core.low), high=max(by_clock.high, by_core.high))
 
 

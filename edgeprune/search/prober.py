@@ -13,6 +13,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import MAX_EFFORT, latency_settings, wait_before_again
 from edgeprune.records.facts import ProbeLatency
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.conditions import most_disturbed
 from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
     Gate,
@@ -23,7 +24,7 @@ from edgeprune.samples.gates import (
     pass_confidence,
     unsteady_reason,
 )
-from edgeprune.samples.measurement import Measurement, core_speed_up_of, shared_core, speed_up_of, with_input_of
+from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of, with_input_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.probing import Reading, most_looks
 
@@ -107,9 +108,9 @@ class Prober:
         statistic = budget.statistic
         before, after = value_of(baseline.values, statistic), value_of(candidate.values, statistic)
         share, unsteady = 1.0, unsteady_reason(speed_up.stability, baseline, candidate)
-        if shared := shared_core(baseline, candidate):
-            share = min(baseline.conditions.core.share, candidate.conditions.core.share)
-            unsteady = unsteady and f"{unsteady}; other work left it {share:.0%} of a core"
+        if shared := most_disturbed([baseline.conditions.core, candidate.conditions.core]):
+            share = shared.alone
+            unsteady = unsteady and f"{unsteady}; {shared.disturbed_by}"
         if budget.kind == "speed_up":
             by_core = core_speed_up_of(baseline, candidate) if shared else None
             ratio = speed_up.ratio if by_core is None else by_core.ratio  # what other work took is not the model's

@@ -74,7 +74,7 @@ def test_tensorrt_is_timed_in_the_hold_and_says_what_it_was_timed_under(
 ) -> None:
     engine = tmp_path / "m.engine"
     engine.write_bytes(b"plan")
-    timed = TimedModel((2.0, 2.1), (), True, {"images": (1, 3, 32, 32)}, 1.0, 0.0, (), 0.0)
+    timed = TimedModel((2.0, 2.1), (), True, {"images": (1, 3, 32, 32)}, 1.0, (), 0.0)
     device = Here(answer=TimedModels((timed,), 1, WorkerState()))
     tensorrt = runtime("tensorrt", device)
     monkeypatch.setattr(TensorRt, "availability", lambda self: Availability(True, ""))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +14,8 @@ from edgeprune.dataset import Dataset
 from edgeprune.measure import latency as measured
 from edgeprune.measure.latency import judge_until_decided, latency_settings
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.conditions import EndToEndState
+from edgeprune.samples.conditions import CoreState, EndToEndState
+from edgeprune.samples.gates import Verdict, latency_gate
 from tests.samples.made import latency as samples
 from tests.situations import datasets
 
@@ -81,6 +84,47 @@ def test_large_images_are_fewer_and_still_drawn_from_all(
         assert list(frames) == forty.sample_images("val", 12, site.seed)
         monkeypatch.setattr(measured, "FRAMES_BYTES", 1)
         assert len(latency_settings(site, forty).frames) == 8, "whatever they take"
+
+
+class Noted:
+    """A place where nothing but notes is wanted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.reporter = SimpleNamespace(note=self.notes.append)
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(measured, "wait_before_again", lambda *_: None)
+    return Noted()
+
+
+def test_a_note_names_the_samples_that_are_really_taken(noted: Any) -> None:
+    efforts: list[float] = []
+    taken, times = measured.measure_until_told(
+        noted, "engine", lambda effort: efforts.append(effort) or [], lambda _: "it drifts", retries=6
+    )
+    assert (taken, times) == ([], 7) and efforts == [1, 2, 4, 8, 16, 16, 16]
+    told = [note.partition("measuring again, ")[2] for note in noted.notes]
+    assert told == [f"{effort:g} times as many samples as the first time at most" for effort in efforts[1:]]
+
+
+def test_what_a_quota_stopped_is_not_measured_again(noted: Any) -> None:
+    """Another run would be stopped as often; what more samples can settle is measured again under a quota too."""
+    core = CoreState(share=0.5, contended=True, cpu_ms=(5.0,) * 300, quota=0.5, stopped=0.5)
+    pair = [samples([10 + 0.001 * (n % 7) for n in range(300)], core=core)] * 2
+
+    def measured_until(limit: float, retries: int = 2) -> int:
+        def undecided(_: object) -> str:
+            gate = latency_gate("engine", pair[1], limit)
+            return gate.reason if gate.verdict is Verdict.INCONCLUSIVE else ""
+
+        return measured.measure_until_told(noted, "engine", lambda _: pair, undecided, retries)[1]
+
+    assert measured_until(8.0) == 1 and not noted.notes
+    assert measured_until(20.0) == 1
+    assert measured.measure_until_told(noted, "engine", lambda _: pair, lambda _: "too few samples", 2)[1] == 3
 
 
 def test_a_gate_says_over_how_many_images_it_was_timed(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_provider_is_told_and_the_measurement_says_whether_it_was_so(
     def worker(given: LatencyJob, *_: object) -> TimedModels:
         jobs.append(given)
         captured = "1" in given.provider_options.values()
-        one = TimedModel((1.0, 1.1), (), True, {"images": (1, 3, 32, 32)}, 1.0, 0.0, (), 0.0, cuda_graph=captured)
+        one = TimedModel((1.0, 1.1), (), True, {"images": (1, 3, 32, 32)}, 1.0, (), 0.0, cuda_graph=captured)
         return TimedModels((one,), 1, WorkerState())
 
     for module in (onnxruntime_, runtimes_worker):  # a GPU is watched meanwhile

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeprune.agent.cpus import cpu_ticks
+from edgeprune.agent.system import allowed_cpus
 from edgeprune.devices.archive import archive
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.measure.layers import compare_layers
@@ -161,6 +163,22 @@ def test_latency_is_raw_interleaved_and_described(cpu: OnnxRuntime, tmp_path: Pa
     assert 0 < conditions.core.share <= 1.1
     assert not differing_conditions(*found)
     assert from_json(Measurement, to_json(found[0]), "a measurement") == found[0]
+
+
+@pytest.mark.skipif(not sum(cpu_ticks(allowed_cpus()) or ()), reason="the system does not tell")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_other_work_took_meanwhile_is_recorded(cpu: OnnxRuntime, tmp_path: Path, threads: int) -> None:
+    model, own = convolutions(tmp_path / "m.onnx", width=32), tuple(sorted(allowed_cpus()))[:2]
+    settings = BenchSettings(warmup_s=0.05, rounds=10**5, per_round=2, time_limit_s=1.5, threads=threads, cpus=own)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        os.sched_setaffinity(other.pid, own)
+        try:
+            [found] = cpu.latency([model], settings)
+        finally:
+            other.kill()
+    core = found.conditions.core
+    assert core.others is not None and 0 < core.others <= len(own)  # little of one CPU, where a run goes first
+    assert bool(core.cpu_ms) == (threads == 1)
 
 
 def test_the_time_limit_ends_a_run_between_rounds(cpu: OnnxRuntime, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from edgeprune.agent.cpus import CpuUse
 from edgeprune.agent.host import WorkerState
 from edgeprune.records.version1 import upgrade_measurement
 from edgeprune.samples.conditions import (
     MUST_MATCH,
     Conditions,
+    CoreState,
     DeviceState,
     GpuTiming,
     differences,
@@ -70,6 +72,54 @@ def test_blocks_and_launches_are_never_guessed() -> None:
 def test_json_there_and_back(made) -> None:
     measurement = Measurement("latency", "ms", (1.0,) * 480, made(), warmups=(2.0,), simulated=True)
     assert from_json(Measurement, to_json(measurement), "a measurement") == measurement
+
+
+FULL, QUOTA_OF_2 = CpuUse(4, 0.1), CpuUse(4, 0.1, 2.0, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("threads", "share", "use", "contended", "alone", "words"),
+    [
+        (1, 0.95, CpuUse(4, 3.9), False, 1.0, ""),  # it had its core, whatever ran on the others
+        (1, 0.6, CpuUse(4, 0.5), True, 0.6, "only 60% of a core: other work ran on the machine"),
+        (1, 0.5, CpuUse(4, 0.0, 0.5, 0.48), True, 0.5, "quota of processor time (0.5 CPUs) stopped it for 48%"),
+        (1, 0.5, CpuUse(4, 0.6, 3.0, 0.01), True, 0.5, "other work ran on the machine"),  # the quota hardly did
+        (4, 3.9, FULL, False, 1.0, ""),
+        (4, 3.0, CpuUse(4, 0.5), True, 0.5, "took the time of 0.5 of the cores"),
+        (4, 3.0, CpuUse(4, 1.5), True, 0.0, "took the time of 1.5 of the cores"),
+        (0, 3.0, CpuUse(4, 0.5), True, 0.5, "took the time of 0.5 of the cores"),  # all that there are
+        (8, 3.0, CpuUse(4, 0.5), True, 0.5, "took the time of 0.5 of the cores"),
+        (2, 2.0, CpuUse(4, 1.5), False, 1.0, ""),  # it has two others
+        (2, 2.0, CpuUse(4, 2.5), True, 0.0, "took the time of 2.5 of the cores"),
+        (4, 2.0, QUOTA_OF_2, True, 0.5, "quota of processor time (2 CPUs) stopped it for 40%"),
+        (4, 2.0, CpuUse(4, None), False, 1.0, ""),  # macOS
+        (None, 1.0, CpuUse(4, 3.9), False, 1.0, ""),  # a GPU computes
+        (None, 1.0, QUOTA_OF_2, True, 0.5, "quota of processor time"),  # and waits for its process
+    ],
+)
+def test_what_disturbed_a_run_is_told_of_any_number_of_threads(
+    threads: int | None, share: float, use: CpuUse, contended: bool, alone: float, words: str
+) -> None:
+    core = CoreState.over_launches([30, 10], [share, share], (1.0,) * 40, [use, use], threads=threads)
+    assert (core.contended, core.alone) == (contended, pytest.approx(alone))
+    assert (core.others, core.quota, core.stopped) == (use.others, use.quota, pytest.approx(use.stopped))
+    assert bool(core.cpu_ms) == (threads == 1)
+    assert not contended or words in core.disturbed_by
+    assert core.by_quota == ("quota" in words) and ("--cpuset-cpus" in core.remedy) == core.by_quota
+
+
+def test_what_the_processes_of_a_run_had_of_their_cores_is_weighed_by_their_samples() -> None:
+    core = CoreState.over_launches([30, 10], [4, 4], (), [CpuUse(4, 0.2), CpuUse(4, 0.6)], threads=4)
+    assert core.others == pytest.approx(0.3) and core.contended
+    core = CoreState.over_launches([30, 10], [4, 4], (), [CpuUse(4, 0.2), CpuUse(4, None)], threads=4)
+    assert core.others is None and not core.contended
+
+
+def test_how_a_core_was_shared_is_read_from_records_of_earlier_versions() -> None:
+    old = {"share": 0.6, "contended": True, "interrupted_share": 0.25, "cpu_ms": [1.0]}
+    read = from_json(CoreState, old, "a record")
+    assert (read.alone, read.others, read.quota) == (0.6, None, None) and not read.by_quota
+    assert "60% of a core" in read.disturbed_by
 
 
 def test_what_explains_does_not_forbid_comparing_and_what_identifies_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import gate_calibration
 from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.conditions import CoreState, DeviceState
+from edgeprune.samples.conditions import QUOTA, CoreState, DeviceState
 from edgeprune.samples.gates import (
     FAIL_CONFIDENCE,
     PASS_CONFIDENCE,
@@ -189,6 +190,42 @@ def test_a_gain_that_only_the_clock_of_a_shared_core_shows_is_none() -> None:
     assert gate.verdict is Verdict.INCONCLUSIVE
     assert "other work ran on the machine" in gate.reason
     assert speed_up_gate("engine", before, after, 2.4).verdict is Verdict.PASS, "both clocks are beyond it"
+
+
+CROWDED = CoreState(share=3.2, contended=True, others=0.4)  # four threads on as many cores
+STOPPED = CoreState(share=0.5, contended=True, cpu_ms=(5.0,) * 300, others=0.0, quota=0.5, stopped=0.49)
+
+
+def test_several_threads_beside_other_work_fail_and_gain_only_what_they_would_alone() -> None:
+    shared = latency(noise(10), threads=4, core=CROWDED)
+    for limit, verdict in ((11, Verdict.PASS), (8, Verdict.INCONCLUSIVE), (5, Verdict.FAIL)):
+        gate = latency_gate("engine", shared, limit)
+        assert gate.verdict is verdict
+        assert ("other work ran on the machine" in gate.reason) == (verdict is Verdict.INCONCLUSIVE)
+    before, after = latency(noise(20), threads=4, core=CROWDED), latency(noise(10, seed=1), threads=4, core=CROWDED)
+    found = speed_up_of(before, after)
+    assert found.low < 2 * 0.6 < 2 / 0.6 < found.high
+    for limit, verdict in ((1.1, Verdict.PASS), (1.9, Verdict.INCONCLUSIVE), (2.5, Verdict.INCONCLUSIVE)):
+        gate = speed_up_gate("engine", before, after, limit)
+        assert gate.verdict is verdict
+        assert ("0.4 of the cores it needs; measure again" in gate.reason) == (verdict is Verdict.INCONCLUSIVE)
+    assert speed_up_gate("engine", before, after, 3.5).verdict is Verdict.FAIL
+    crowd = replace(CROWDED, others=2.0)
+    before, after = (latency(noise(level), threads=4, core=crowd) for level in (20, 10))
+    assert speed_up_gate("engine", before, after, 1.1).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_quota_is_named_as_the_cause_with_the_way_out(moves: bool) -> None:
+    values = np.concatenate([noise(10, 150), noise(30, 150)]) if moves else noise(10)
+    stopped = latency(values, core=STOPPED)
+    for gate in (
+        latency_gate("engine", stopped, 8),
+        speed_up_gate("engine", latency(noise(11), core=STOPPED), stopped, 1.1),
+    ):
+        assert gate.verdict is Verdict.INCONCLUSIVE
+        assert QUOTA in gate.reason and "--cpuset-cpus" in gate.reason
+        assert "other work ran" not in gate.reason and "quiet" not in gate.reason
 
 
 @pytest.mark.parametrize("values", [[], [math.nan] * 100, [10.0] * 99 + [math.inf]])
