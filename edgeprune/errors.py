@@ -59,6 +59,11 @@ class SettingError(TargetError, ValueError):
     """A setting has an impossible value; a ValueError too, so that pydantic says in which section of the YAML it is."""
 
 
+class OutOfReachError(TargetError):
+    """No plan meets the latency budget: a steady measurement showed for sure that the fastest one misses it. The same
+    search on the same device would end alike."""
+
+
 class DataError(EdgepruneError):
     """Weights or a dataset cannot be read, are unsafe to read, or contradict each other."""
 

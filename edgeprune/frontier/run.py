@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -60,7 +61,7 @@ from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
 from edgeprune.sweep.jobs_ray import conditions_on_ray, device_resource
-from edgeprune.sweep.point import Job, Steps, conditions_of
+from edgeprune.sweep.point import Content, Job, Steps, conditions_of
 from edgeprune.sweep.run import (
     checkpoint_file,
     checkpoints_apart,
@@ -304,10 +305,8 @@ class FrontierRun:
         trained = [one for one in planned if one.trained]
         self.reporter.note(f"{len(levers.found.screened)} forms screened; {len(trained)} rows to train and measure")
         jobs = self._jobs(levers, trained)
-        swept = self.source.path.read_bytes()
-        points = finish_jobs(
-            jobs, swept, self.out, self.jobs, self.steps, self.reporter, self.dataset.require_unchanged
-        )
+        swept, check = self.contents[self.source.path], self.dataset.require_unchanged
+        points = finish_jobs(jobs, swept, self.out, self.jobs, self.steps, self.reporter, check)
         measured = [as_measured(_row(one, levers, point)) for one, point in zip(trained, points, strict=True)]
         made_by: dict[str, Job] = {}
         for row, job in zip(measured, jobs, strict=True):
@@ -373,6 +372,11 @@ class FrontierRun:
         write_atomically(self.out / "frontier.html", frontier_page(made))
         return made
 
+    @cached_property
+    def contents(self) -> dict[Path, Content]:
+        """Bytes of every checkpoint by its path, read once for all rows."""
+        return {one.path: Content(one.path.read_bytes()) for one in self.sources.values()}
+
     def _images_that_judge(self) -> tuple[str, str]:
         split = self.dataset.judging_split(self.target.accuracy.split)
         count, also_in = len(self.dataset.images(split)), self.dataset.also_in(split)
@@ -382,7 +386,7 @@ class FrontierRun:
     def _jobs(self, levers: Levers, trained: Sequence[Planned]) -> list[Job]:
         """The job of every row: trained alike, and held against the model as the target runs it."""
         target, budgets = levers.target, levers.budgets
-        reference = target, self.source.path.read_bytes()
+        reference = target, self.contents[self.source.path]
         alike = jobs_of(
             self.data,
             self.dataset.digest,
@@ -402,7 +406,7 @@ class FrontierRun:
             jobs.append(
                 alike(
                     name=_file_name(f"{whose}{one.form.name} {budgets.words_at(one.prune_to)}"),
-                    weights=self.sources[one.form.weights].path.read_bytes(),
+                    weights=self.contents[self.sources[one.form.weights].path],
                     target=asked,
                     pruned=one.prune_to is not None,
                     epochs=self.epochs,

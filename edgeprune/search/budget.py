@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
-from edgeprune.errors import WHAT_MAY_END_IT, StageError, TargetError, first_line
+from edgeprune.errors import WHAT_MAY_END_IT, OutOfReachError, StageError, TargetError, first_line
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import ranks_by_images, refuse_without_batches
@@ -268,7 +268,8 @@ class BudgetSearch:
             held = ", ".join(planner.slowest_layers(run.floor.candidate))
             self.site.reporter.note(f"the floor of the latency is held by {held}")
             blocks_stay = planner.blocks_stay
-            raise TargetError(_out_of_reach(budget, run.floor, fastest.latency, self.other_levers, blocks_stay))
+            why = _out_of_reach(budget, run.floor, fastest.latency, self.other_levers, blocks_stay)
+            raise _refusal(run.probes, why)
 
         def sure(probe: Probe) -> bool:
             return probe.holds and probed[probe.candidate.key].gate.verdict is Verdict.PASS
@@ -445,6 +446,12 @@ def _facts(probe: Probe, candidate: _Probed, kept: bool) -> ProbeFacts:
         uncorrected_share=probe.candidate.share * probe.start_used,
         kept=kept,
     )
+
+
+def _refusal(probes: Sequence[Probe], why: str) -> TargetError:
+    """Of a budget that no probe may hold; after steady measurements alone the same search would end alike."""
+    steady = not any(probe.reading.unsteady for probe in probes)
+    return OutOfReachError(why) if steady else TargetError(why)
 
 
 def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: str, blocks_stay: bool = False) -> str:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import DeviceError, EdgepruneError, first_line
 from edgeprune.progress import Reporter, Silent
-from edgeprune.sweep.point import Finished, Job, Steps, conditions_of
+from edgeprune.sweep.point import Finished, Job, Pruned, Result, Steps, conditions_of
+from edgeprune.sweep.steps import remove_used
 from edgeprune.target import Target
 from edgeprune.version import pip_extra
 
+TIDYING_S = 60.0  # that nodes have to remove what is not used any more
 RETRIES = 3  # of a step whose worker died; an error of edgeprune's own is a result and is not tried again
 
 
@@ -146,15 +149,14 @@ def run_on_ray(
     reporter = reporter or Silent()
     nodes = nodes_of(ray)
     remote: Any = ray.remote(max_retries=RETRIES)  # its types know functions written out, not made
-    search, finetune, measure = (remote(_guarded(step)) for step in (steps.search, steps.finetune, steps.measure))
-    reference = ray.put(swept)
+    search, finetune, measure = (remote(_guarded(step)) for step in _of_shared(steps))
+    shared = ray.put(Shared(tuple(jobs), swept))
     waiting: dict[Any, Job] = {}
-    for job in jobs:
+    for number, job in enumerate(jobs):
         places = places_for(job.target, nodes)
-        sent = ray.put(job)
-        pruned = search.options(**places.measuring).remote(sent)
-        tuned = finetune.options(**places.training).remote(sent, pruned)
-        waiting[measure.options(**places.measuring).remote(sent, reference, pruned, tuned)] = job
+        pruned = search.options(**places.measuring).remote(shared, number)
+        tuned = finetune.options(**places.training).remote(shared, number, pruned)
+        waiting[measure.options(**places.measuring).remote(shared, number, pruned, tuned)] = job
     total = len(waiting)
     while waiting:
         [ready], _ = ray.wait(list(waiting), num_returns=1)
@@ -162,6 +164,48 @@ def run_on_ray(
         result = _result_of(ready)
         finished(job, job.failure(result) if isinstance(result, Exception) else result)
         reporter.progress(f"{job.name} is there", done=total - len(waiting), total=total)
+
+
+def remove_used_on_ray(folder: Path, made: Collection[str], waiting: Sequence[Job]) -> None:
+    """:func:`edgeprune.sweep.steps.remove_used` on every node of the cluster, each of which may have a disk of its own.
+    A node that does not answer keeps what it has until the next time."""
+    import ray
+
+    if not ray.is_initialized():
+        return
+    remove: Any = ray.remote(num_cpus=0)(_guarded(remove_used))
+    given = (folder.resolve(), frozenset(made), ray.put(tuple(waiting)))
+    places = [{NODE_ID: f"in({node.id})"} for node in nodes_of(ray)]
+    removed = [remove.options(label_selector=place).remote(*given) for place in places]
+    ray.wait(removed, num_returns=len(removed), timeout=TIDYING_S)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all steps get as one stored object: the weights that jobs share are in it once.
+
+    Attributes:
+        jobs: all of them; a step gets the number of its own.
+        swept: bytes of the model that latencies are compared with.
+    """
+
+    jobs: tuple[Job, ...]
+    swept: bytes
+
+
+def _of_shared(steps: Steps) -> tuple[Callable[..., Any], ...]:
+    """The three steps, of a job that is known by its number."""
+
+    def search(shared: Shared, number: int) -> Pruned:
+        return steps.search(shared.jobs[number])
+
+    def finetune(shared: Shared, number: int, pruned: Pruned) -> bytes:
+        return steps.finetune(shared.jobs[number], pruned)
+
+    def measure(shared: Shared, number: int, pruned: Pruned, tuned: bytes) -> Result:
+        return steps.measure(shared.jobs[number], shared.swept, pruned, tuned)
+
+    return search, finetune, measure
 
 
 def _result_of(reference: Any) -> Any:

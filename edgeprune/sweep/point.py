@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeprune.artifact import sha256_of
-from edgeprune.errors import EdgepruneError, first_line
+from edgeprune.errors import EdgepruneError, OutOfReachError, first_line
 from edgeprune.measure import compiling
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
@@ -30,13 +31,27 @@ VERSION = 8  # of how a point is made: raised whenever the same job would give a
 # images without objects for evidence, and timed frames to boxes on eight images
 
 
+class Content(bytes):
+    """Bytes of a checkpoint. Jobs of one sweep share them, and their digest is taken once."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal digest."""
+        return hashlib.sha256(self).hexdigest()
+
+
+def digest_of_content(content: bytes) -> str:
+    """Hexadecimal SHA-256 of a checkpoint's bytes."""
+    return (content if isinstance(content, Content) else Content(content)).sha256
+
+
 @dataclass(frozen=True)
 class Job:
     """One point to make; it can be sent to another machine.
 
     Attributes:
         name: for people and files.
-        weights: the checkpoint's bytes.
+        weights: the checkpoint's bytes, best as :class:`Content`.
         target: with the point's budget.
         data: dataset YAML, the same path on every machine.
         digest: of the dataset's content.
@@ -70,9 +85,9 @@ class Job:
     conditions: Mapping[str, str] = field(default_factory=dict)
     task: str = "detect"
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Digest of everything that the result depends on."""
+        """Digest of everything that the result depends on, as it was when somebody first asked for it."""
         content = {
             "target": target_inputs(self.target, budget=self.pruned),
             "digest": self.digest,
@@ -80,7 +95,7 @@ class Job:
             "trust": self.trust,
             "pruned": self.pruned,
             "epochs": self.epochs,
-            "weights": hashlib.sha256(self.weights).hexdigest(),
+            "weights": digest_of_content(self.weights),
             "conditions": dict(self.conditions),
             "teacher": self.taught_by,
         }
@@ -92,13 +107,13 @@ class Job:
             content["nvidia-modelopt"] = installed("nvidia-modelopt")
         if self.reference is not None:
             target, weights = self.reference
-            content["reference"] = [target_inputs(target, budget=False), hashlib.sha256(weights).hexdigest()]
+            content["reference"] = [target_inputs(target, budget=False), digest_of_content(weights)]
         return digest_of([VERSION, content])[:12]
 
     def beside(self, swept: bytes) -> Job:
         """This job with the swept checkpoint that its ratios are to."""
         own = self.reference is not None or self.weights == swept
-        return replace(self, swept="" if own else hashlib.sha256(swept).hexdigest())
+        return replace(self, swept="" if own else digest_of_content(swept))
 
     @property
     def taught_by(self) -> str:
@@ -115,7 +130,8 @@ class Job:
     def failure(self, error: Exception) -> Result:
         """The result of this job when it ended with an error."""
         code = getattr(error, "exit_code", EdgepruneError.exit_code)
-        return Result(Point(self.name, self.budget, failed=first_line(error, MOST_OF_ERROR), failed_code=code))
+        point = Point(self.name, self.budget, failed=first_line(error, MOST_OF_ERROR), failed_code=code)
+        return Result(point, final=isinstance(error, OutOfReachError))
 
 
 @dataclass(frozen=True)
@@ -143,11 +159,14 @@ class Result:
         point: for the table.
         checkpoint: its bytes, where one was made.
         per_image: bytes of what was found in every image (.npz), as :mod:`edgeprune.measure.per_image` writes it.
+        final: of a point that failed, whether the same job would fail alike: its budget was measured to be out of
+            reach. Any other failure may pass.
     """
 
     point: Point
     checkpoint: bytes | None = None
     per_image: bytes | None = None
+    final: bool = False
 
 
 UNUSED: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Several budgets side by side: each is pruned, fine-tuned and measured, as a job that depends on no other.
 
-Finished points are kept in the sweep's folder and are not made again.
+Finished points are kept in the sweep's folder and are not made again; nor is one whose budget was measured to be out of
+reach.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from edgeprune.search.inputs import read_inputs, require_prunable, require_teach
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
 from edgeprune.sweep.estimate import TimeLeft, workload
-from edgeprune.sweep.jobs_ray import conditions_on_ray, run_on_ray
-from edgeprune.sweep.point import Finished, Job, Result, Steps, conditions_of
-from edgeprune.sweep.steps import RealSteps
+from edgeprune.sweep.jobs_ray import conditions_on_ray, remove_used_on_ray, run_on_ray
+from edgeprune.sweep.point import Content, Finished, Job, Result, Steps, conditions_of
+from edgeprune.sweep.steps import RealSteps, remove_used
 from edgeprune.target import Target, load_target
 from edgeprune.workspace import open_workspace
 
@@ -111,15 +112,15 @@ def sweep(
     alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
 
     given = target.finetune.epochs if epochs is None else epochs
+    weights_of = {name: Content(one.path.read_bytes()) for name, one in sources.items()}
     todo = [
-        alike(name=name, weights=one.path.read_bytes(), target=target, pruned=False, epochs=0)
-        for name, one in sources.items()
+        alike(name=name, weights=content, target=target, pruned=False, epochs=0) for name, content in weights_of.items()
     ]
     swept = next(iter(sources))
     for kind, value in budgets:
         name = f"{swept}-{kind.replace('_', '-')}-{exact(value)}"
         budgeted = target.with_budget(kind, value)
-        todo.append(alike(name=name, weights=source.path.read_bytes(), target=budgeted, pruned=True, epochs=given))
+        todo.append(alike(name=name, weights=weights_of[swept], target=budgeted, pruned=True, epochs=given))
     with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
         check = dataset.require_unchanged
         points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter, check)
@@ -274,13 +275,20 @@ def finish_jobs(
     missing = list({job.key: job for job in todo if job.key not in done}.values())
     if done:
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
+    for job in todo:
+        if (point := done.get(job.key)) is not None and point.failed is not None:
+            reporter.note(f"{job.name}: an earlier run found {point.failed}; {_search_again(out, job)}")
     if missing:
         reporter.note(workload(missing))
     left = TimeLeft(missing)
 
     def finished(job: Job, result: Result) -> None:
         point = result.point
-        if point.failed is None:
+        if result.final:
+            check()
+            write_json(_kept(out, job, ".json"), point)
+            reporter.note(f"{job.name}: kept, so that no later run searches for it; {_search_again(out, job)}")
+        elif point.failed is None:
             check()
             if result.checkpoint is not None:
                 write_atomically(checkpoint_file(out, job), result.checkpoint)
@@ -298,7 +306,16 @@ def finish_jobs(
         run_here(missing, swept, finished, steps)
     elif missing:
         run_on_ray(missing, swept, finished, steps, reporter=reporter)
+    made = {file.stem.rpartition("-")[2] for file in folder.glob("*.json")}
+    waiting = [job for job in todo if job.key not in made]
+    remove_used(out, made, waiting)
+    if jobs == "ray":
+        remove_used_on_ray(out, made, waiting)
     return [replace(done[job.key], name=job.name) for job in todo]  # the weights may have had another name then
+
+
+def _search_again(out: Path, job: Job) -> str:
+    return f"to have it searched for again, remove {_kept(out, job, '.json')}"
 
 
 def checkpoint_file(out: Path, job: Job) -> Path:

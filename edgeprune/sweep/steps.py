@@ -2,14 +2,16 @@
 
 They take and give plain data and the bytes of checkpoints, so that each can run in this process or anywhere. A step
 that is stopped goes on where it runs again on the same machine: a finished search and finished epochs lie beside the
-layer profiles until the point is there.
+layer profiles until the point is there, and :func:`remove_used` then takes them away. The profiles, and what was
+compiled of unpruned models, stay for other budgets.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import math
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,8 +45,16 @@ from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
 from edgeprune.search.run import Reference, search
 from edgeprune.serial import digest_of, to_json
-from edgeprune.sweep.kept import read_search, write_search
-from edgeprune.sweep.point import UNUSED, Job, Pruned, Result
+from edgeprune.sweep.kept import (
+    lock_of,
+    note_user,
+    read_search,
+    remove_search,
+    remove_trainings,
+    work_of,
+    write_search,
+)
+from edgeprune.sweep.point import UNUSED, Job, Pruned, Result, digest_of_content
 from edgeprune.training.best_by import best_by
 from edgeprune.version import installed, versions_of
 
@@ -100,7 +110,7 @@ class RealSteps:
         from edgeprune.settings import TrainSettings
         from edgeprune.training.result_from_run import QUANTIZED
 
-        finetuning, qat, key = job.target.finetune, job.target.qat, _training_key(job, pruned)
+        finetuning, qat, (key, *for_int8) = job.target.finetune, job.target.qat, _training_keys(job, pruned)
         where: dict[str, Any] = {
             "imgsz": job.target.imgsz,
             "seed": job.seed,
@@ -112,9 +122,8 @@ class RealSteps:
         if qat is None:
             return tuned
         # What is not pruned is its own teacher in a build, whose baseline has these weights.
-        key = digest_of([key, to_json(qat), installed("nvidia-modelopt")])[:16]
         teacher = job.weights if pruned.probes else tuned
-        return _trained(job, key, tuned, TrainSettings.of(qat, **where).for_int8(), teacher, QUANTIZED)
+        return _trained(job, for_int8[0], tuned, TrainSettings.of(qat, **where).for_int8(), teacher, QUANTIZED)
 
     def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
         """The point: latency next to the swept model, and accuracy by the target's runtime."""
@@ -163,8 +172,24 @@ class RealSteps:
             )
             found = per_image.read_bytes()
         if pruned.inconclusive and not _passed(gate):  # the same command searches such a point again
-            (_beside(job, PRUNED) / f"{job.key}.json").unlink(missing_ok=True)
+            remove_search(_beside(job, PRUNED) / f"{job.key}.json")
         return Result(point, tuned if job.pruned or job.epochs else None, found)
+
+
+def remove_used(folder: Path, made: Collection[str], waiting: Sequence[Job]) -> None:
+    """Remove the searches and trainings on this machine whose points are all there.
+
+    Args:
+        folder: of the sweep.
+        made: keys of jobs whose point is kept in it.
+        waiting: jobs that are still to make, or to measure again. What they began stays, and so do the trainings that
+            they share with others if nothing is pruned for them.
+    """
+    for key in made:
+        with contextlib.suppress(OSError):
+            remove_search(folder / PRUNED / f"{key}.json")
+    shared = (_training_keys(job, Pruned(job.weights, 1.0, 0)) for job in waiting if job.epochs > 0)
+    remove_trainings(folder / TRAINED, made, {key for keys in shared for key in keys})
 
 
 def _timed(
@@ -221,13 +246,14 @@ def _trained(
     for the same waits for the first one.
     """
     kept = _beside(job, TRAINED) / f"{key}.pt"
-    if kept.is_file():
+    note_user(kept, job.key)
+    with contextlib.suppress(FileNotFoundError):
         return kept.read_bytes()
     from edgeprune.training.finetune import finetune
 
-    finetuning, place = job.target.finetune, kept.with_suffix(".work")
-    place.mkdir(parents=True, exist_ok=True)
-    with locked(place.with_name(f".{key}.lock"), wait=True):
+    finetuning, place = job.target.finetune, work_of(kept)
+    with locked(lock_of(kept), wait=True):
+        place.mkdir(parents=True, exist_ok=True)
         if not kept.is_file():
             teacher = None
             if finetuning.teacher is not None and settings.teaches():  # where the data lies too
@@ -244,7 +270,7 @@ def _trained(
             )
             write_atomically(kept, result.best.with_name(file).read_bytes())
         shutil.rmtree(place, ignore_errors=True)
-    return kept.read_bytes()
+        return kept.read_bytes()
 
 
 def _is_trained(job: Job, pruned: Pruned) -> bool:
@@ -270,7 +296,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
     """Digest of what training depends on: forms of one model share it, whatever their number format."""
     finetuning = to_json(job.target.finetune)
     content = {
-        "weights": hashlib.sha256(pruned.checkpoint).hexdigest(),
+        "weights": digest_of_content(pruned.checkpoint),
         "finetune": {key: value for key, value in finetuning.items() if key not in UNUSED["finetune"]},
         "epochs": job.epochs,
         "imgsz": job.target.imgsz,
@@ -282,6 +308,12 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         **best_by(job.task),
     }
     return digest_of([TRAINED_VERSION, content])[:16]
+
+
+def _training_keys(job: Job, pruned: Pruned) -> tuple[str, ...]:
+    """That of fine-tuning, and behind it that of INT8 where it is trained for."""
+    key, qat = _training_key(job, pruned), job.target.qat
+    return (key,) if qat is None else (key, digest_of([key, to_json(qat), installed("nvidia-modelopt")])[:16])
 
 
 def _unpacked(folder: str | Path, content: bytes, name: str = "given.pt") -> Path:

@@ -15,7 +15,7 @@ import torch
 from edgeprune import checkpoint, version
 from edgeprune.artifact import Artifact, Role
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, TargetError
+from edgeprune.errors import OutOfReachError, StageError
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, BaselineFacts, Diagnosis
 from edgeprune.report.diagnosis import diagnosis_lines, diagnosis_table
@@ -182,7 +182,7 @@ def test_a_device_bound_by_arithmetic_is_not_warned_about(source: Any, tmp_path:
 
 def test_a_budget_out_of_reach_is_diagnosed_too(source: Any, profiles: Path, tmp_path: Path) -> None:
     search, baseline, _ = compiled(source, tmp_path, FIXED_SHARE, 2.0)
-    with pytest.raises(TargetError, match="out of reach") as refused:
+    with pytest.raises(OutOfReachError, match="out of reach") as refused:
         search.search(baseline, profiles)
     assert isinstance(search.site.reporter, Notes)
     assert str(refused.value).endswith(f": {search.other_levers}")

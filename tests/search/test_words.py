@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgeprune.errors import OutOfReachError, TargetError
 from edgeprune.records.facts import Diagnosis
 from edgeprune.report.diagnosis import price_text
-from edgeprune.search.budget import _ends, _out_of_reach, rounded_down, rounded_up, share_text
+from edgeprune.search.budget import _ends, _out_of_reach, _refusal, rounded_down, rounded_up, share_text
 from edgeprune.search.inputs import frontier_command
 from edgeprune.search.probing import Candidate, Probe, Reading
 from edgeprune.target import Budget, default_target
@@ -110,3 +112,11 @@ def test_the_command_of_a_frontier_is_of_what_was_given(budget: dict[str, float]
         f"edgeprune frontier 'runs/a b/best.pt' --target mine/edge.yaml --data DATA.yaml {flag} {value} "
         "--imgsz 384,640 --trust"
     )
+
+
+def test_only_steady_measurements_say_that_the_same_search_would_end_alike() -> None:
+    quiet = Reading(7.48, 7.4, 7.5, 6.64, 6.7)
+    probes = [Probe(Candidate(name, 0.1, 1.0, exhausted=True), 7.5, quiet, 50.0) for name in ("one", "least")]
+    assert type(_refusal(probes, "out of reach")) is OutOfReachError
+    probes[0] = replace(probes[0], reading=replace(quiet, unsteady="the samples drift"))
+    assert type(_refusal(probes, "out of reach")) is TargetError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
-from edgeprune.errors import DataError, DeviceError, StageError, TargetError, ToolError
+from edgeprune.errors import DataError, DeviceError, OutOfReachError, StageError, TargetError, ToolError
 from edgeprune.export import modelopt
 from edgeprune.frontier import run as frontier_module
 from edgeprune.frontier.run import FrontierRun
@@ -30,12 +32,14 @@ from edgeprune.report.sweep import sweep_page, sweep_plot
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.samples.measurement import Measurement
+from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import read_json, write_json
 from edgeprune.sweep import point as point_module
 from edgeprune.sweep import run as run_module
 from edgeprune.sweep import steps as steps_module
 from edgeprune.sweep.estimate import TimeLeft, workload
+from edgeprune.sweep.kept import lock_of, note_user
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import (
     checkpoint_file,
@@ -46,7 +50,7 @@ from edgeprune.sweep.run import (
     sweep,
     with_teacher_found,
 )
-from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_key, _undecided
+from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_key, _undecided, remove_used
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
@@ -88,7 +92,7 @@ def test_a_point_of_another_machine_version_or_teacher_is_another_point(tmp_path
     trained = _training_key(job, Pruned(b"p", 1.0, 1))
     assert replace(job, start_used=1.5).key in keys, "where a search starts is not what it ends with"
     teacher.write_bytes(b"two")
-    assert job.key not in keys and len(keys) == 3
+    assert job.key in keys and replace(job).key not in keys and len(keys) == 3
     assert _training_key(job, Pruned(b"p", 1.0, 1)) != trained
 
 
@@ -187,6 +191,148 @@ def test_a_point_that_is_stopped_goes_on_with_its_search_and_after_its_epochs(
     assert RealSteps().search(replace(job, seed=1)).checkpoint == b"pruned 2"
 
 
+class Trained(RealSteps):
+    """The real steps but for what is stood in for, and a measurement that is at hand."""
+
+    def __init__(self, *unsure: str) -> None:
+        self.unsure = unsure
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        inconclusive = "between 1.9 and 2.1" if job.name in self.unsure else ""
+        return Result(Point(job.name, job.budget, 5.0, 2.0, 0.5, inconclusive=inconclusive), tuned)
+
+
+def finished(jobs: list[Job], out: Path, steps: Trained) -> None:
+    """Run jobs until no training is stopped any more."""
+    for _ in range(9):
+        with contextlib.suppress(KeyboardInterrupt):
+            finish_jobs(jobs, b"given", out, "here", steps, Silent())
+            return
+
+
+def of_a_frontier(out: Path, *names: str) -> list[Job]:
+    """Rows of one model: fp32, int8 and trained int8 share weights and their training; pruned ones are apart."""
+    target = load_target("cpu")
+    keys: dict[str, dict[str, Any]] = {"int8": {"precision": "int8"}, "qat": {"precision": "int8", "qat.epochs": 1}}
+    alike: dict[str, Any] = {"weights": b"given", "data": "d", "digest": "d", "trust": False, "epochs": 2}
+    alike |= {"cache": str(out / "profiles"), "reference": (target, b"given")}
+    rows = []
+    for name in names:
+        asked, pruned = target.changed(keys.get(name, {})).with_overrides(speed_up=2), name.startswith("pruned")
+        seed = int(name.removeprefix("pruned ")) if pruned else 0
+        rows.append(Job(name, target=asked, seed=seed, pruned=pruned, **alike))
+    return rows
+
+
+def left(out: Path) -> dict[str, list[str]]:
+    """Files of searches and trainings; locks are empty."""
+    return {
+        folder: sorted(file.name for file in (out / folder).iterdir() if file.suffix != ".lock")
+        for folder in ("pruned", "trained")
+    }
+
+
+NOTHING: dict[str, list[str]] = {"pruned": [], "trained": []}
+
+
+def test_what_points_share_goes_once_they_are_there(stopped: list[str], tmp_path: Path) -> None:
+    rows = of_a_frontier(tmp_path, "fp32", "int8", "qat", "pruned 1", "pruned 2")
+    finished(rows, tmp_path, Trained())
+    assert stopped.count("search") == 2
+    assert stopped.count("trained on") == 4, "the three that share weights are trained once, and once for INT8"
+    assert left(tmp_path) == NOTHING
+    assert len(list((tmp_path / "points").glob("*.pt"))) == 5
+    finished(rows, tmp_path, Trained())
+    assert len(stopped) == 6, "nothing is made again"
+
+
+def test_what_a_point_that_is_not_there_needs_stays(stopped: list[str], tmp_path: Path) -> None:
+    """One measured nothing sure; another has not begun, and shares its training with the first."""
+
+    class Lost(Trained):
+        def search(self, job: Job) -> Pruned:
+            if job.name == "int8":
+                raise DeviceError("the board is gone")
+            return super().search(job)
+
+    rows = of_a_frontier(tmp_path, "fp32", "pruned 1", "int8", "pruned 2")
+    finished(rows, tmp_path, Lost("pruned 2"))
+    searched, trained = left(tmp_path).values()
+    unsure = rows[3].beside(b"given").key
+    assert searched == [f"{unsure}.json", f"{unsure}.pt"]
+    assert len([name for name in trained if name.endswith(".pt")]) == 2
+    before = list(stopped)
+    finished(rows, tmp_path, Trained())
+    assert stopped == before, "both went on with what was there"
+    assert left(tmp_path) == NOTHING
+
+
+def test_what_another_command_began_stays_and_what_a_kill_left_goes(stopped: list[str], tmp_path: Path) -> None:
+    [ours, theirs] = of_a_frontier(tmp_path, "pruned 1", "pruned 2")
+    for _ in range(2):  # the second time after its epochs; no point is written
+        with contextlib.suppress(KeyboardInterrupt):
+            RealSteps().finetune(theirs, RealSteps().search(theirs))
+    began = left(tmp_path)
+    finished([ours], tmp_path, Trained())
+    assert left(tmp_path) == began != NOTHING
+    finished([theirs], tmp_path, Trained())
+    assert left(tmp_path) == NOTHING
+    [key] = {file.stem for file in (tmp_path / "points").glob("pruned 2*.json")}
+    note_user(tmp_path / "trained" / "0123.pt", key.rpartition("-")[2])  # as far as a removal came that was killed
+    (tmp_path / "trained" / "0123.work").mkdir()
+    finished([ours], tmp_path, Trained())
+    assert left(tmp_path) == NOTHING
+
+
+def test_a_training_that_somebody_holds_stays_until_the_next_time(tmp_path: Path) -> None:
+    """As a worker of a run that was killed may."""
+    training = tmp_path / "trained" / "0123.pt"
+    note_user(training, "job")
+    training.write_bytes(b"trained")
+    with locked(lock_of(training), wait=False):
+        remove_used(tmp_path, {"job"}, ())
+        assert training.is_file()
+    remove_used(tmp_path, {"job"}, ())
+    assert not training.exists()
+
+
+def test_weights_are_read_and_hashed_once_for_all_points(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+
+    def sha256(content: bytes) -> Any:
+        hashed.append(len(content))
+        return hashlib.sha256(content)
+
+    class Seen(CountedSteps):
+        def search(self, job: Job) -> Pruned:
+            jobs.append(job)
+            return super().search(job)
+
+    jobs: list[Job] = []
+    monkeypatch.setattr(point_module, "hashlib", SimpleNamespace(sha256=sha256))
+    other = tmp_path / "other.pt"
+    content = torch.load(given[0], weights_only=False)
+    torch.save({**content, "more": "x" * 1000}, other)
+    options: dict[str, Any] = {"imgsz": 96, "steps": Seen()}
+    asked = [("speed_up", 2.0), ("speed_up", 3.0)]
+    sweep("cpu", *given, out=tmp_path / "swept", budgets=asked, unpruned=other, **options)
+    assert len(jobs) == 4 and len({id(job.weights) for job in jobs}) == 2
+    assert sorted(hashed) == sorted(file.stat().st_size for file in (given[0], other))
+    jobs.clear()
+    hashed.clear()
+    options |= {"kind": "speed_up", "screener": _screened}
+    frontier("cpu", *given, out=tmp_path / "levers", budgets=[2.0, 3.0], **options)
+    held = {id(content) for job in jobs if job.reference for content in (job.weights, job.reference[1])}
+    assert len(jobs) > 2 and len(held) == 1
+    assert hashed == [given[0].stat().st_size]
+
+
+def _screened(site: Any, forms: Any, *_: Any, **__: Any) -> Screening:
+    return Screening(tuple(Screened(form, 10.0, 1.0, 0.5, 1000) for form in forms), {}, 1.0)
+
+
 def test_what_need_not_be_pruned_is_trained_in_a_frontier_and_not_in_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +388,7 @@ def test_a_row_that_an_older_frontier_left_untrained_is_made_again(
         (tmp_path / "points").mkdir(exist_ok=True)
         with monkeypatch.context() as then:
             then.setattr(point_module, "VERSION", version)
-            write_json(tmp_path / "points" / f"a-{job.key}.json", point)
+            write_json(tmp_path / "points" / f"a-{replace(job).key}.json", point)
         steps = CountedSteps()
         finish_jobs([job], b"swept", tmp_path, "here", steps, Silent())
         assert steps.ran == again
@@ -402,6 +548,52 @@ def test_finished_points_are_not_run_again_and_failed_ones_are(given: tuple[Path
     assert json.loads((tmp_path / "sweep.json").read_text())["points"][0]["speed_up"] == 1.5
 
 
+class OutOfReach(CountedSteps):
+    """×50 was measured to be out of reach; ×60 cannot be searched for, and nobody knows whether it is."""
+
+    def search(self, job: Job) -> Pruned:
+        if job.pruned and job.target.budget.value >= 50:
+            self.ran.append(job.name)
+            sure = job.target.budget.value == 50
+            raise OutOfReachError("the budget is out of reach") if sure else TargetError("this place has no locks")
+        return super().search(job)
+
+
+def test_a_budget_that_was_measured_to_be_out_of_reach_is_not_searched_for_again(tmp_path: Path) -> None:
+    target = load_target("cpu")
+    jobs = [
+        Job(str(ask), b"given", target.with_overrides(speed_up=ask), "d", "d", 0, False, "", True, 2)
+        for ask in (2, 50, 60)
+    ]
+
+    def ran() -> tuple[list[str], list[str], list[Point]]:
+        steps, notes = OutOfReach(), Notes()
+        points = finish_jobs(jobs, b"given", tmp_path, "here", steps, notes)
+        return steps.ran, [note for note in notes.noted if "remove" in note], points
+
+    [kept] = [job for job in jobs if job.name == "50"]
+    file = tmp_path / "points" / f"50-{kept.beside(b'given').key}.json"
+    first, told, found = ran()
+    assert first == ["2", "50", "60"] and told == [
+        f"50: kept, so that no later run searches for it; to have it searched for again, remove {file}"
+    ]
+    again, told, points = ran()
+    assert again == ["60"] and points == found and points[1].failed_code == 2
+    assert told == [
+        "50: an earlier run found the budget is out of reach; to have it searched for again, remove " + str(file)
+    ]
+    file.unlink()
+    assert ran()[0] == ["50", "60"]
+    file.unlink()
+    with pytest.raises(DataError, match="the data set changed"):
+        finish_jobs(jobs, b"given", tmp_path, "here", OutOfReach(), Silent(), check=_changed)
+    assert not file.exists(), "it was found with other data"
+
+
+def _changed() -> None:
+    raise DataError("the data set changed")
+
+
 class Held(CountedSteps):
     """Each step looks whether its folder is held, as a second process finds it."""
 
@@ -555,7 +747,7 @@ def test_a_teacher_is_known_by_its_content_and_found_from_any_folder(
     monkeypatch.chdir(tmp_path / "elsewhere")
     before = job.key
     (tmp_path / "big.pt").write_bytes(b"two")
-    assert job.key != before
+    assert replace(job).key != before
 
 
 def test_the_same_weights_under_another_name_are_the_same_point(tmp_path: Path) -> None:
