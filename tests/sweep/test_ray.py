@@ -15,6 +15,7 @@ import pytest
 from edgeprune.errors import DeviceError, TargetError, ToolError
 from edgeprune.records.sweep import Point
 from edgeprune.runtimes.site import open_site
+from edgeprune.sweep.kept import note_user
 from edgeprune.sweep.point import Job, Pruned, Result, conditions_of
 from edgeprune.sweep.run import run_here
 from edgeprune.target import load_target
@@ -110,6 +111,18 @@ def test_the_same_points_as_one_by_one(cluster: Any, tmp_path: Path) -> None:
     here: dict[str, Any] = {}
     run_here(jobs, b"swept", lambda one, result: here.update({one.name: result}), QuickSteps())
     assert there == here
+
+
+def test_what_is_not_used_any_more_is_removed(cluster: Any, tmp_path: Path) -> None:
+    from edgeprune.sweep.jobs_ray import remove_used_on_ray
+
+    made, waiting = job("made", tmp_path, 1.5), job("waiting", tmp_path, 2)
+    files = [tmp_path / "trained" / f"{one.name}.pt" for one in (made, waiting)]
+    for file, one in zip(files, (made, waiting), strict=True):
+        note_user(file, one.key)
+        file.write_bytes(b"trained")
+    remove_used_on_ray(tmp_path, {made.key}, [waiting])
+    assert [file.exists() for file in files] == [False, True]
 
 
 def test_what_ended_a_step_is_told_as_here(cluster: Any, tmp_path: Path) -> None:
