@@ -42,7 +42,7 @@ class Content(bytes):
 
 def digest_of_content(content: bytes) -> str:
     """Hexadecimal SHA-256 of a checkpoint's bytes."""
-    return (content if isinstance(content, Content) else Content(content)).sha256
+    return content.sha256 if isinstance(content, Content) else hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)

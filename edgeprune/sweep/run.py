@@ -277,7 +277,7 @@ def finish_jobs(
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
     for job in todo:
         if (point := done.get(job.key)) is not None and point.failed is not None:
-            reporter.note(f"{job.name}: an earlier run found {point.failed}; {_search_again(out, job)}")
+            reporter.note(f"{job.name}: {_not_again(out, job)}. An earlier one found {point.failed}")
     if missing:
         reporter.note(workload(missing))
     left = TimeLeft(missing)
@@ -287,7 +287,7 @@ def finish_jobs(
         if result.final:
             check()
             write_json(_kept(out, job, ".json"), point)
-            reporter.note(f"{job.name}: kept, so that no later run searches for it; {_search_again(out, job)}")
+            reporter.note(f"{job.name}: {_not_again(out, job)}")
         elif point.failed is None:
             check()
             if result.checkpoint is not None:
@@ -314,8 +314,8 @@ def finish_jobs(
     return [replace(done[job.key], name=job.name) for job in todo]  # the weights may have had another name then
 
 
-def _search_again(out: Path, job: Job) -> str:
-    return f"to have it searched for again, remove {_kept(out, job, '.json')}"
+def _not_again(out: Path, job: Job) -> str:
+    return f"out of reach, and not searched for by the next run, unless you remove {_kept(out, job, '.json')}"
 
 
 def checkpoint_file(out: Path, job: Job) -> Path:
