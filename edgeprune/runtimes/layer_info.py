@@ -36,6 +36,8 @@ MOVING = re.compile(r"reformat|noop|shuffle|constant|signal|wait|shape|copy|slic
 PRODUCTS = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected|mha|attention", re.I)
 NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 KERNELS = re.compile(r"xmma|fprop|gemm|conv", re.I)
+# In the name of a kernel whose products are TF32: sm80_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc_...
+TF32 = re.compile(r"tf32", re.I)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Layer:
         kind: ``multiplies`` (convolutions and matrix products, where the time of a detector goes), ``computes``
             (other arithmetic) or ``moves`` (copies, reshapes, constants).
         nodes: of the graph that it was made of, as far as the engine tells.
+        tf32: the name of its kernel says that it multiplies FP32 numbers in TF32 (10 bits behind the point, not 23),
+            which is TensorRT's own choice for FP32 from Ampere on.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Layer:
     placed: str
     kind: str
     nodes: tuple[str, ...] = ()
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,9 @@ def _layer(entry: Any, generation: int) -> Layer:
     kind = str(entry["LayerType"])
     placed = "dla" if kind.upper() == "DLA" else "gpu"
     name, nodes = str(entry.get("Name", "")), tuple(NODE.findall(str(entry.get("Metadata", ""))))
-    return Layer(name, kind, _precision(entry, generation), placed, _kind(entry, placed), nodes)
+    precision = _precision(entry, generation)
+    tf32 = precision == "fp32" and TF32.search(str(entry.get("TacticName", ""))) is not None
+    return Layer(name, kind, precision, placed, _kind(entry, placed), nodes, tf32)
 
 
 def _kind(entry: Mapping[str, Any], placed: str) -> str:

@@ -43,6 +43,7 @@ class PrecisionShare:
         float_share: format to the part of its share in ``time``, or in ``layers``, that is theirs.
         dla_share: of the multiplying layers' time, or of their number without times, what is a DLA's; None where no DLA
             was asked for, and in older records.
+        tf32: the part of ``fp32`` in ``time``, or in ``layers``, whose products are TF32 by the names of their kernels.
     """
 
     layers: Mapping[str, float]
@@ -54,6 +55,7 @@ class PrecisionShare:
     float_layers: int = 0
     float_share: Mapping[str, float] = field(default_factory=dict[str, float])
     dla_share: float | None = None
+    tf32: float = 0.0
 
     def of(self, precision: str) -> float:
         """Share of time, or of layers without times, in the format that a target calls ``precision``."""
@@ -93,13 +95,19 @@ class PrecisionShare:
         return (self.of(precision) - sum(self.float_share.get(name, 0.0) for name in ASKED[precision])) / left
 
     def text(self) -> str:
-        """``int8 81 %, fp16 19 % of the time of 57 layers``."""
+        """``int8 81%, fp16 19% of the time of 57 layers``; of FP32 also what of it multiplies in TF32."""
         shares = self.time or self.layers
-        parts = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda one: -one[1]))
+        words = {"fp32": f" ({self.tf32 / shares['fp32']:.0%} of it by TF32 products)"} if self._has_tf32 else {}
+        ordered = sorted(shares.items(), key=lambda one: -one[1])
+        parts = ", ".join(f"{name} {share:.0%}{words.get(name, '')}" for name, share in ordered)
         count = sum(self.counts.values())
         asked = bool(self.dla) or self.dla_share is not None
         placed = f"; {self.dla} on the DLA, {len(self.fallbacks)} fell back to the GPU" if asked else ""
         return f"{parts} of {'the time of ' if self.time else ''}{count} layers that multiply{placed}"
+
+    @property
+    def _has_tf32(self) -> bool:
+        return self.tf32 > 0 and (self.time or self.layers).get("fp32", 0.0) > 0
 
     def float_text(self, precision: str) -> str:
         """What :meth:`held` leaves out: ``of the layers that the graph asks for in int8; 3 layers, 21% of the time, are
@@ -144,9 +152,12 @@ def precision_share(
     dla_share = sum(spent.get(layer.name, 0.0) for layer in of_dla) / whole if whole > 0 else _part(of_dla, counted)
     dla = bool(on_dla) or dla_core is not None
     theirs: dict[str, float] = {}
+
+    def part_of(layer: Layer) -> float:
+        return spent.get(layer.name, 0.0) / whole if whole > 0 else 1 / len(counted)
+
     for layer in kept:
-        part = spent.get(layer.name, 0.0) / whole if whole > 0 else 1 / len(counted)
-        theirs[layer.precision] = theirs.get(layer.precision, 0.0) + part
+        theirs[layer.precision] = theirs.get(layer.precision, 0.0) + part_of(layer)
     return PrecisionShare(
         layers={name: count / len(counted) for name, count in counts.items()},
         time={name: ms / whole for name, ms in took.items()} if whole > 0 else {},
@@ -157,6 +168,7 @@ def precision_share(
         float_layers=len(kept),
         float_share=theirs,
         dla_share=None if dla_core is None else dla_share,
+        tf32=sum(map(part_of, (layer for layer in counted if layer.tf32))),
     )
 
 

@@ -199,7 +199,7 @@ def _accuracy(build: Build, facts: EngineFacts) -> list[Gate]:
 
 STAGE = Stage(
     name="engine",
-    version=11,
+    version=12,
     facts=EngineFacts,
     inputs=_inputs,
     run=_run,

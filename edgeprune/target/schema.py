@@ -269,7 +269,9 @@ class Target(_Part):
     runtime: RuntimeName
     """What runs the engine."""
     precision: Precision = "fp32"
-    """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves."""
+    """Number format of the engine; made by a transform of the ONNX graph, and by TensorRT 8.5 and 8.6 themselves. In
+    ``fp32`` a GPU from Ampere on multiplies in TF32, as its runtimes do by default; the row of a TensorRT engine says
+    how much of it."""
     levers: Literal["named", "auto"] = "named"
     """``auto`` times the number formats below ``precision`` before a build, without training, and takes one that costs
     at most half of the accuracy that may be lost: only what is left to gain is pruned. For a budget in ``latency_ms``;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
 from edgeprune.runtimes.onnx_facts import require_precision
-from edgeprune.runtimes.precision_truth import precision_share
+from edgeprune.runtimes.precision_truth import PrecisionShare, precision_share
 from edgeprune.runtimes.trtexec_ import TrtExec
 from edgeprune.samples.agreement import Counts, dice
 from edgeprune.samples.gates import Verdict
+from edgeprune.serial import from_json, to_json
 from edgeprune.stages.precision import engine_precision
 from tests.records.sample import PARITY, build_record
 from tests.runtimes import fake_trtexec
@@ -144,6 +146,36 @@ def test_all_in_float_is_no_low_precision():
     layers = [layer(number, "fp32") for number in range(2)]
     share = precision_share(layers, (), [one.name for one in layers])
     assert precision_gate("engine", share, "int8").verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("kernels", "told"),
+    [
+        (("f32f32_tf32f32_f32", "f32f32_f32f32_f32"), "fp32 100% (75% of it by TF32 products) of the time of 2 layers"),
+        (("f32f32_f32f32_f32", "f32f32_f32f32_f32"), "fp32 100% of the time of 2 layers"),
+        (
+            ("tf32tf32_tf32tf32_tf32", "f16f16_f16f16_f16"),
+            "fp32 75% (100% of it by TF32 products), fp16 25% of the time",
+        ),
+    ],
+)
+def test_fp32_says_what_of_it_multiplies_in_tf32(kernels, told):
+    """TensorRT's own choice for FP32 from Ampere on: such an engine is FP32 as asked, and its row says what that is."""
+    entries = [
+        {
+            "Name": f"/model.{number}/conv/Conv",
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Format/Datatype": "Row major linear " + ("FP16" if kernel.startswith("f16") else "FP32")}],
+            "TacticName": f"sm80_xmma_fprop_implicit_gemm_{kernel}_nhwckrsc_nhwc",
+        }
+        for number, kernel in enumerate(kernels)
+    ]
+    info = layer_info_of(json.dumps({"Layers": entries, "Bindings": ["images"]}))
+    times = [LayerTime(one.name, "", ms) for one, ms in zip(info.layers, (3.0, 1.0), strict=True)]
+    share = precision_share(info.layers, times)
+    assert told in share.text()
+    assert precision_gate("engine", share, "fp32").verdict is Verdict.PASS
+    assert from_json(PrecisionShare, to_json(share), "a share") == share
 
 
 def test_a_runtime_that_cannot_tell_has_no_gate(tmp_path):

@@ -215,6 +215,9 @@ def test_real_layers_of_8_6_tell_what_its_weak_typing_chose():
     share = precision_share(info.layers)
     assert share.counts == {"fp16": 48, "fp32": 13}  # what its kernels, which nobody asked for here, are named after
     assert share.counts == {"fp16": kernels.count("f16f16"), "fp32": kernels.count("f32f32")}
+    assert (
+        [layer.tf32 for layer in info.layers].count(True) == len(re.findall(r'"TacticName": "\w+_tf32f32_', text)) > 5
+    )
 
 
 def test_a_killed_builder_ran_out_of_memory():
