@@ -14,27 +14,11 @@ from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError
 from edgeprune.model_file import require_model
 from edgeprune.reading import read_bytes, shown
+from edgeprune.runtimes.engine_file import LENGTH_BYTES, split_header
 
-LENGTH_BYTES = 4
 MAX_ENGINE_BYTES = 8 << 30
 ZIP = b"PK\x03\x04"  # as torch writes a checkpoint
 IR_VERSION = b"\x08"  # field 1 of onnx.ModelProto, a varint
-
-
-def split_header(data: bytes) -> tuple[dict[str, object], bytes]:
-    """Header and bare engine of an engine file; an empty header where it has none.
-
-    A bare engine begins with bytes that are no JSON of the length they spell, so a header cannot be mistaken.
-    """
-    length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    if 0 < length <= len(data) - LENGTH_BYTES:
-        try:
-            header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
-        except (ValueError, RecursionError):
-            header = None
-        if isinstance(header, dict):
-            return header, data[LENGTH_BYTES + length :]
-    return {}, data
 
 
 def read_header(engine: Path) -> dict[str, object]:

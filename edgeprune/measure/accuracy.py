@@ -42,7 +42,7 @@ from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.rectangle import at_size
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes, Runtime
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import known_metadata, read_facts
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.agreement import FIRST_LOOK, LOOKS, MOST_IMAGES, agreement_bounds
 from edgeprune.samples.average_precision import Detections, ImageScores
@@ -91,7 +91,7 @@ def accuracy(
         progress: told after every batch.
         head: for a checkpoint with two heads, ``auto`` and ``end-to-end`` take the one without NMS, ``raw`` the other.
         metadata: names, stride, task, imgsz and head of an engine whose file does not hold them: its ONNX file's
-            ``metadata_props``; those of the ONNX file of the same name beside it when None.
+            ``metadata_props``; those of the ONNX file of the same name beside it, or of its header, when None.
         device: torch device of a checkpoint, ``cpu`` or ``0``; a GPU where there is one when None.
         threads: of the runtime; 0 leaves the choice to it.
         per_image: file (.npz) for what was found in every image, as :func:`~edgeprune.measure.per_image.load_per_image`
@@ -288,10 +288,7 @@ def subject_of(
     graph = load_graph(model) if model.suffix == ".onnx" else None
     known = read_facts(model) if graph is None else None
     if graph is None and metadata is None:
-        if known is not None:
-            metadata = known.metadata
-        elif (beside := model.with_suffix(".onnx")).is_file():
-            metadata = metadata_of(beside)
+        metadata = known_metadata(model, known)
     facts = facts_to_run(graph, str(model)) if graph and metadata is None else read_metadata(metadata or {}, str(model))
     if facts.missing:
         keys = ", ".join(facts.missing)

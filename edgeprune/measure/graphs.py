@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from edgeprune.errors import EdgepruneError
 from edgeprune.input_size import Size
 from edgeprune.progress import Progress, silent
-from edgeprune.runtimes.engine_file import read_facts
+from edgeprune.runtimes.engine_file import known_metadata, read_facts
 from edgeprune.runtimes.onnx_facts import PASSING
 from edgeprune.settings import Calibration, Precision
 
@@ -78,8 +78,8 @@ def metadata_in(model: Path) -> Mapping[str, str]:
             from edgeprune.export.graph import load_graph, metadata_of
 
             return metadata_of(load_graph(model))
-        if model.suffix == ".engine" and (facts := read_facts(model)) is not None:
-            return facts.metadata
+        if model.suffix == ".engine":
+            return known_metadata(model, read_facts(model))
     return {}
 
 

@@ -2,14 +2,21 @@
 
 An engine holds no class names, does not say what was asked of it, and an inspector needs the GPU; so the builder writes
 all of it down once. The file names the engine by its digest: one that lies beside another engine is refused.
+
+Ultralytics puts a header before an engine: its length in 4 bytes, little-endian, then that much JSON (``BaseBackend.
+engine_header`` in ``ultralytics/nn/backends/base.py``). TensorRT takes the bare engine and nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.devices.identity import digest_of
@@ -18,11 +25,13 @@ from edgeprune.input_size import pixels
 from edgeprune.reading import exists
 from edgeprune.runtimes.base import FreeAxes
 from edgeprune.runtimes.layer_info import Layer
-from edgeprune.runtimes.onnx_facts import InputFacts, output_names
+from edgeprune.runtimes.onnx_facts import InputFacts, output_names, read_model
 from edgeprune.serial import from_json, read_json_data, to_json
 from edgeprune.workspace import user_cache
 
 BUNDLED = "engine.engine"  # TensorRT's engine in a bundle, wherever it was built
+LENGTH_BYTES = 4
+MAX_HEADER_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,84 @@ def read_facts(engine: Path) -> EngineFacts | None:
         facts = from_json(EngineFacts, data, path)
     except DataError as error:
         raise DataError(f"{path} cannot be read ({error}); build the engine again") from error
-    if digest != sha256_of(engine):
+    if digest != sha256_of(engine) and digest != _digest_of_bare(engine):  # a header may have been put before it since
         raise DataError(f"{path} belongs to another engine than {engine.name}; build the engine again")
     return facts
+
+
+def split_header(data: bytes) -> tuple[dict[str, object], bytes]:
+    """Header and bare engine of an engine file; an empty header where it has none.
+
+    A bare engine begins with bytes that are no JSON of the length they spell, so a header cannot be mistaken.
+    """
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if 0 < length <= len(data) - LENGTH_BYTES:
+        try:
+            header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length])
+        except (ValueError, RecursionError):
+            header = None
+        if isinstance(header, dict):
+            return header, data[LENGTH_BYTES + length :]
+    return {}, data
+
+
+def bare_engine(engine: Path) -> bytes:
+    """The bytes of an engine file that TensorRT takes: without the header of Ultralytics, where it has one."""
+    return split_header(engine.read_bytes())[1]
+
+
+@contextmanager
+def bare_file(engine: Path) -> Iterator[Path]:
+    """A file that TensorRT takes: the engine itself, or a copy without its header for as long as this is open."""
+    if not header_metadata(engine):
+        yield engine
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        bare = Path(folder) / engine.name
+        bare.write_bytes(bare_engine(engine))
+        yield bare
+
+
+def header_metadata(engine: Path) -> dict[str, str]:
+    """What the header of Ultralytics says of an engine's model, as entries of an ONNX file say it; empty where there is
+    no header, or the file cannot be read."""
+    try:
+        header = _head_of(engine)
+    except OSError:
+        return {}
+    names = header.get("names")
+    if isinstance(names, dict):  # JSON has text for keys
+        header["names"] = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+    return {key: value if isinstance(value, str) else repr(value) for key, value in header.items() if value is not None}
+
+
+def known_metadata(engine: Path, facts: EngineFacts | None) -> dict[str, str]:
+    """Names, stride, task and image size of an engine's model: by its facts, else by the ONNX file of the same name
+    beside it, else by its header; empty where none of them is there.
+
+    Raises:
+        DataError: what lies beside it is no ONNX file.
+    """
+    if facts is not None:
+        return dict(facts.metadata)
+    beside = engine.with_suffix(".onnx")
+    if exists(beside):
+        return {entry.key: entry.value for entry in read_model(beside, weights=False).metadata_props}
+    return header_metadata(engine)
+
+
+def _head_of(engine: Path) -> dict[str, Any]:
+    """The header alone: an engine may have gigabytes behind it."""
+    with engine.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 0 < length <= MAX_HEADER_BYTES:
+            return {}
+        file.seek(0)
+        return split_header(file.read(LENGTH_BYTES + length))[0]
+
+
+def _digest_of_bare(engine: Path) -> str:
+    return hashlib.sha256(bare_engine(engine)).hexdigest()
 
 
 def refuse_foreign(engine: Path, facts: EngineFacts | None, here: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from edgeprune.runtimes.base import Availability
 from edgeprune.runtimes.bench_worker import JobError, serve
 from edgeprune.runtimes.jobs import ParserAnswer, ParserJob
 from edgeprune.runtimes.onnx_facts import onnx_facts
+from edgeprune.runtimes.tensorrt_build import ParserError, Refused, Said, plan_of
 from edgeprune.runtimes.worker import run_worker
 from edgeprune.version import pip_extra, versions_of
 
@@ -70,34 +71,21 @@ def ask_parser(onnx: Path, *, timeout_s: float = TIMEOUT_S) -> ParserAnswer:
 def parse_and_build(job: ParserJob) -> ParserAnswer:
     """The process' part: what the parser and the builder say of a graph."""
     trt = _load()
-    lines: list[str] = []
 
-    class Log(trt.ILogger):
-        def log(self, severity: Any, msg: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                lines.append(msg)
+    class Log(Said, trt.ILogger):
+        pass
 
-    started = perf_counter()
-    log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)  # strongly typed, the only kind that it has
-    parser = trt.OnnxParser(network, log)
-    version = str(trt.__version__)
-    if not parser.parse_from_file(job.onnx):
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        lacking = {error.node_operator() for error in errors if NO_PLUGIN in error.desc().lower()}
-        refusals = [_refusal(error) for error in errors if error.node_operator() not in lacking]
-        if not errors:
-            refusals.append(_cause(lines))
-        return ParserAnswer(version, tuple(refusals), tuple(sorted(lacking)), perf_counter() - started)
-    config = builder.create_builder_config()
-    if job.shapes:
-        profile = builder.create_optimization_profile()
-        for name, shape in job.shapes.items():
-            profile.set_shape(name, tuple(shape), tuple(shape), tuple(shape))
-        config.add_optimization_profile(profile)
-    built = builder.build_serialized_network(network, config)
-    return ParserAnswer(version, () if built is not None else (_cause(lines),), (), perf_counter() - started)
+    started, log, version = perf_counter(), Log(), str(trt.__version__)
+    refusals: list[str] = []
+    lacking: set[str] = set()
+    try:
+        plan_of(trt, log, job.onnx, shapes=job.shapes)
+    except Refused as refused:
+        lacking = {error.operator for error in refused.errors if NO_PLUGIN in error.text.lower()}
+        refusals += [_refusal(error) for error in refused.errors if error.operator not in lacking]
+        if not refused.errors:
+            refusals.append(_cause(log.errors))
+    return ParserAnswer(version, tuple(refusals), tuple(sorted(lacking)), perf_counter() - started)
 
 
 def _install() -> str:
@@ -118,11 +106,10 @@ def _load() -> Any:
         raise JobError("device", f"TensorRT for RTX does not load ({error}); next: {_install()}") from error
 
 
-def _refusal(error: Any) -> str:
+def _refusal(error: ParserError) -> str:
     """One error of the parser: the node that it is about, and why."""
-    node = f"{error.node_operator()} '{error.node_name()}': " if error.node_operator() else ""
-    cause = _cause(error.desc().splitlines())
-    return f"{node}{cause} ({error.code().name})"
+    node = f"{error.operator} '{error.node}': " if error.operator else ""
+    return f"{node}{_cause(error.text.splitlines())} ({error.code})"
 
 
 def _cause(lines: Sequence[str]) -> str:

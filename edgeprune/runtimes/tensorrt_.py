@@ -32,6 +32,8 @@ from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSett
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.engine_file import (
     EngineFacts,
+    bare_engine,
+    known_metadata,
     outputs_in_order,
     publish,
     read_facts,
@@ -187,7 +189,7 @@ class TensorRt(Runtime):
         from edgeprune.runtimes import tensorrt_engine
 
         try:
-            engine = tensorrt_engine.loaded(Path(model).read_bytes(), tensorrt_engine.Log())
+            engine = tensorrt_engine.loaded(bare_engine(Path(model)), tensorrt_engine.Log())
         except JobError as error:
             raise error_of_job(error.kind, str(error)) from error
         return _layers(tensorrt_engine.inspected(engine, None))
@@ -203,13 +205,14 @@ class TensorRt(Runtime):
             try:
                 cuda = Cuda(spin=False)
                 opened.callback(cuda.close)
-                engine = LoadedEngine(Path(model).read_bytes(), cuda, **_options(facts))
+                engine = LoadedEngine(bare_engine(Path(model)), cuda, **_options(facts))
             except JobError as error:
                 raise error_of_job(error.kind, str(error)) from error
             except CudaError as error:
                 raise DeviceError(str(error)) from error
             opened.callback(engine.close)
-            yield EngineSession(engine, facts, outputs_in_order(Path(model), list(engine.outputs), facts))
+            outputs = outputs_in_order(Path(model), list(engine.outputs), facts)
+            yield EngineSession(engine, known_metadata(Path(model), facts), outputs)
 
     def latency(
         self, models: Sequence[Path], settings: BenchSettings, *, progress: Progress = silent
@@ -389,13 +392,13 @@ def _driver_too_old(tensorrt: str) -> Availability:
 
 
 class EngineSession:
-    """A loaded engine as the seam wants it; ``metadata`` is its ONNX file's."""
+    """A loaded engine as the seam wants it; ``metadata`` is its ONNX file's, or its header's."""
 
-    def __init__(self, engine: Any, facts: EngineFacts | None, outputs: list[str]) -> None:
+    def __init__(self, engine: Any, metadata: dict[str, str], outputs: list[str]) -> None:
         self._engine = engine
         self.input_names: list[str] = list(engine.inputs)
         self.output_names = outputs
-        self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
+        self.metadata = metadata
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name."""

@@ -1,4 +1,5 @@
-"""TensorRT's Python API, 10.3 to 11: build an engine, load it, run it. The only file that calls it.
+"""TensorRT's Python API, 10.3 to 11: build an engine, load it, run it. The only file that calls it, but for the build
+itself (:mod:`edgeprune.runtimes.tensorrt_build`).
 
 Everything here exists in every one of these versions: precision is the graph's (a strongly typed network, the only kind
 that 11 has), tensors go by name, and nothing that 11 removed is used. Tests check the calls against the type stubs
@@ -20,28 +21,11 @@ import tensorrt as trt
 
 from edgeprune.runtimes.bench_worker import JobError
 from edgeprune.runtimes.cuda_ import Cuda, CudaError
-from edgeprune.runtimes.trtexec_output import meaning_of
-
-LETTERS = {"INTERNAL_ERROR": "E", "ERROR": "E", "WARNING": "W", "INFO": "I", "VERBOSE": "V"}
-KEPT_LINES = 400
+from edgeprune.runtimes.tensorrt_build import Refused, Said, plan_of, register_plugins
 
 
-class Log(trt.ILogger):
-    """Keeps what TensorRT says, in trtexec's form, so that one reader explains both."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.lines: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT, from any of its threads."""
-        letter = LETTERS.get(severity.name, "I")
-        if letter in "EW" and len(self.lines) < KEPT_LINES:
-            self.lines.append(f"[{letter}] [TRT] {msg}")
-
-    def meaning(self) -> str:
-        """Why the last thing failed, in one line."""
-        return meaning_of("\n".join(self.lines)) or "TensorRT gave no reason"
+class Log(Said, trt.ILogger):
+    """What TensorRT says, kept."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +56,15 @@ def build(
     """
     started = perf_counter()
     log = Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)):
-        said = [str(parser.get_error(index).desc()) for index in range(parser.num_errors)]
-        raise JobError("data", f"{onnx}: {log.meaning() if log.lines else '; '.join(said)}")
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    cache = config.create_timing_cache(timing_cache)
-    # a cache of another device is no cache: TensorRT refuses it, and the build starts from an empty one
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    if shapes:
-        profile = builder.create_optimization_profile()
-        for name, shape in shapes.items():
-            size = trt.Dims(list(shape))
-            profile.set_shape(name, size, size, size)
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise JobError("data", f"{onnx}: TensorRT cannot build an engine: {log.meaning()}")
-    data = bytes(plan)
-    layers = inspected(loaded(data, log), None)
-    return Built(data, layers, bytes(config.get_timing_cache().serialize()), perf_counter() - started)
+    try:
+        made = plan_of(trt, log, str(onnx), shapes=shapes or {}, timing_cache=timing_cache)
+    except Refused as refused:
+        why = log.meaning([error.text for error in refused.errors])
+        raise JobError(
+            "data", f"{onnx}: {why}" if refused.by_parser else f"{onnx}: TensorRT cannot build an engine: {why}"
+        ) from refused
+    layers = inspected(loaded(made.data, log), None)
+    return Built(made.data, layers, made.timing_cache, perf_counter() - started)
 
 
 def loaded(plan: bytes, log: Log, dla_core: int | None = None) -> trt.ICudaEngine:
@@ -105,6 +73,7 @@ def loaded(plan: bytes, log: Log, dla_core: int | None = None) -> trt.ICudaEngin
     Raises:
         JobError: it is no plan, or one of another TensorRT or GPU; ``kind`` is ``device``.
     """
+    register_plugins(trt, log)
     runtime = trt.Runtime(log)
     if dla_core is not None:
         runtime.DLA_core = dla_core

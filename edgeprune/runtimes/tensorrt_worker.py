@@ -23,7 +23,7 @@ from edgeprune.errors import DataError
 from edgeprune.runtimes.base import FreeAxes
 from edgeprune.runtimes.bench_worker import JobError, Timer, filled, resident_bytes, serve, take_turns
 from edgeprune.runtimes.cuda_ import Cuda
-from edgeprune.runtimes.engine_file import require_shape
+from edgeprune.runtimes.engine_file import bare_engine, require_shape
 from edgeprune.runtimes.jobs import (
     EngineBuild,
     EngineBuildJob,
@@ -66,7 +66,7 @@ class EngineTimer(Timer):
         super().__init__()
         before, free = resident_bytes("VmRSS"), cuda.free_bytes()
         started = perf_counter()
-        self.engine = LoadedEngine(Path(path).read_bytes(), cuda, **options)
+        self.engine = LoadedEngine(bare_engine(Path(path)), cuda, **options)
         self.load_ms = (perf_counter() - started) * 1e3
         fill_inputs(self.engine, seed, images)
         self.shapes = {name: array.shape for name, array in self.engine.inputs.items()}
@@ -147,7 +147,7 @@ def time_engines(job: EngineLatencyJob) -> TimedModels:
 def time_layers(job: EngineProfileJob) -> LayerTimes:
     """Mean and median time of every layer over the last ``runs`` inferences."""
     [path] = job.models
-    engine = LoadedEngine(Path(path).read_bytes(), Cuda(), **options_of(job, 0))
+    engine = LoadedEngine(bare_engine(Path(path)), Cuda(), **options_of(job, 0))
     fill_inputs(engine, seed=0)
     engine.copy_in()
     times = engine.profile(job.runs + max(3, job.runs // 5))

@@ -42,6 +42,8 @@ from edgeprune.runtimes.base import (
 )
 from edgeprune.runtimes.engine_file import (
     EngineFacts,
+    bare_file,
+    known_metadata,
     outputs_in_order,
     publish,
     read_facts,
@@ -593,7 +595,8 @@ class TrtExec(Runtime):
         facts = read_facts(model)
         refuse_foreign(model, facts, self.identity())
         remote = f"{folder}/{number}.engine"
-        self.device.send(model, remote)
+        with bare_file(model) as bare:
+            self.device.send(bare, remote)
         return _DeviceEngine(remote, facts)
 
     def _build(
@@ -772,7 +775,7 @@ class _TrtExecSession:
         self.input_names = list(engine.shapes)
         # trtexec writes them in no particular order
         self.output_names = outputs_in_order(model, told.outputs if told is not None else (), facts)
-        self.metadata: dict[str, str] = dict(facts.metadata) if facts else {}
+        self.metadata = known_metadata(model, facts)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name for inputs by name, as float32."""

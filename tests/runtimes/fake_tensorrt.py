@@ -35,7 +35,8 @@ def stubs() -> Path | None:
 
 
 def module(version: tuple[int, int] = (10, 13), ways: dict[str, Any] | None = None) -> Any:
-    """The stand-in for one version; ``ways`` say how it behaves (``refuses``, ``parser``, ``precision``, ``shape``)."""
+    """The stand-in for one version; ``ways`` say how it behaves (``refuses``, ``parser``, ``precision``, ``shape``;
+    ``warns``: so often before it builds; ``plugins``: neither parses nor loads before they are registered)."""
     path = stubs()
     assert path is not None, "tensorrt-stubs is not installed"
     absent = set(REMOVED_IN_11) if version >= (11, 0) else set(ADDED_AFTER_10_3) if version < (10, 4) else set()
@@ -46,6 +47,7 @@ def module(version: tuple[int, int] = (10, 13), ways: dict[str, Any] | None = No
         node = _parsed(block).body[0]
         if isinstance(node, ast.ClassDef) and node.name not in absent:
             setattr(made, node.name, _class(node, node.name, absent, world))
+    made.init_libnvinfer_plugins = world.register  # type: ignore[attr-defined]
     made.nptype = lambda kind: {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8}[kind.name]  # type: ignore[attr-defined]
     return made
 
@@ -123,6 +125,12 @@ class _World:
 
     def __init__(self, made: Any, version: tuple[int, int], ways: dict[str, Any]) -> None:
         self.trt, self.version, self.ways = made, version, ways
+        self.registered = not ways.get("plugins")
+
+    def register(self, logger: Any, namespace: str) -> bool:
+        assert isinstance(logger, self.trt.ILogger) and namespace == ""
+        self.registered = True
+        return True
 
     def method(self, owner: str, name: str, signatures: list[inspect.Signature]) -> Callable[..., Any]:
         act = getattr(self, f"{owner}_{name}", None)
@@ -158,8 +166,8 @@ class _World:
         type(this).__bytes__ = lambda one: one.__dict__["_content"]
         return this
 
-    def say(self, logger: Any, text: str) -> None:
-        logger.log(self.trt.ILogger.ERROR if hasattr(self.trt.ILogger, "ERROR") else _Member("ERROR", 1), text)
+    def say(self, logger: Any, text: str, severity: str = "ERROR") -> None:
+        logger.log(_Member(severity, 1), text)
 
     def Builder___init__(self, this: Any, logger: Any) -> None:
         this.__dict__["_logger"] = logger
@@ -175,7 +183,7 @@ class _World:
     def OnnxParser_parse_from_file(self, this: Any, model: str) -> bool:
         if said := self.ways.get("parser"):
             self.say(this.__dict__["_logger"], said)
-        return not self.ways.get("parser") and Path(model).is_file()
+        return self.registered and not self.ways.get("parser") and Path(model).is_file()
 
     def OnnxParser_num_errors(self, this: Any) -> int:
         return 1
@@ -217,6 +225,8 @@ class _World:
         this.__dict__["_flags"].append(flag.name)
 
     def Builder_build_serialized_network(self, this: Any, network: Any, config: Any) -> Any:
+        for number in range(self.ways.get("warns", 0)):
+            self.say(this.__dict__["_logger"], f"Skipping tactic {number}", "WARNING")
         if said := self.ways.get("refuses"):
             self.say(this.__dict__["_logger"], said)
             return None
@@ -230,7 +240,7 @@ class _World:
 
     def Runtime_deserialize_cuda_engine(self, this: Any, plan: bytes) -> Any:
         told = json.loads(bytes(plan)[len(MAGIC) :]) if bytes(plan).startswith(MAGIC) else {}
-        if tuple(told.get("version", ())) != self.version:
+        if tuple(told.get("version", ())) != self.version or not self.registered:
             self.say(this.__dict__["_logger"], "Serialization assertion magicTagRead == kMAGIC failed.")
             return None
         return self.new("ICudaEngine", told=told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import DataError, DeviceError, StageError
+from edgeprune.export.metadata import read_metadata
 from edgeprune.runtimes import worker
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.runtimes.engine_file import facts_path, read_facts
+from edgeprune.runtimes.engine_file import facts_path, known_metadata, read_facts
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from tests.runtimes import fake_cuda, fake_tensorrt
 from tests.runtimes.models import convolutions
 from tests.runtimes.tensorrt_versions import ADDED_AFTER_10_3, REMOVED_IN_11
@@ -23,6 +26,7 @@ from tests.runtimes.trtexec_samples import LAYERS
 
 VERSIONS = [(10, 3), (11, 1)]
 SOURCE = Path(__file__).parents[2] / "edgeprune" / "runtimes" / "tensorrt_engine.py"
+SOURCES = (SOURCE, SOURCE.with_name("tensorrt_build.py"))
 needs_stubs = pytest.mark.skipif(fake_tensorrt.stubs() is None, reason="needs tensorrt-stubs (make install)")
 OURS = ("edgeprune.runtimes.tensorrt_engine", "edgeprune.runtimes.tensorrt_worker")
 
@@ -193,6 +197,79 @@ def test_a_build_that_fails_says_why(tmp_path, placed):
 
 
 @needs_stubs
+@pytest.mark.parametrize(
+    "errors", ["Error Code 10: Could not find any implementation for node /x.", "a word of its own"]
+)
+def test_an_error_behind_many_warnings_is_what_is_told(tmp_path, placed, errors):
+    told = "has no kernel for /x" if "node" in errors else "TensorRT cannot build an engine: a word of its own$"
+    with pytest.raises(StageError, match=told):
+        placed(refuses=errors, warns=1000).engine_from_onnx(convolutions(tmp_path / "m.onnx"), tmp_path / "m.engine")
+
+
+@needs_stubs
+def test_where_the_log_names_no_cause_the_parsers_own_words_are_told(placed):
+    placed()
+    engines = importlib.import_module("edgeprune.runtimes.tensorrt_engine")
+    with pytest.raises(engines.JobError, match=r"none\.onnx: no such file$"):
+        engines.build(SOURCE.with_name("none.onnx"))  # the stand-in's parser logs nothing of it
+    log = engines.Log()
+    for severity in ["WARNING"] * 1000 + ["ERROR"]:
+        log.log(fake_tensorrt._Member(severity, 1), f"an {severity}")
+    assert len([line for line in log.lines if "[W]" in line]) < 1000
+    assert log.meaning(["of the parser"]) == "an ERROR"
+    assert engines.Log().meaning(["", "of the parser"]) == "of the parser"
+    assert engines.Log().meaning() == "TensorRT gave no reason"
+
+
+@needs_stubs
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+def test_tensorrts_own_plugins_are_registered_before_parsing_and_before_loading(tmp_path, placed, version):
+    tensorrt, engine = placed(version, plugins=True), tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    with tensorrt.session(engine) as session:  # in a process that has built nothing
+        assert session.output_names == ["output0"]
+    assert tensorrt.layer_times(engine, runs=2)
+
+
+def with_header(plan: bytes, **entries: object) -> bytes:
+    """An engine's bytes as Ultralytics writes them."""
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(4, "little") + text + plan
+
+
+@needs_stubs
+def test_an_engine_with_ultralytics_header_runs_and_tells_what_it_is(tmp_path, placed):
+    """As `yolo export format=engine` and `edgeprune engine-header add` write it: without facts, or beside its own."""
+    tensorrt, engine = placed(), tmp_path / "m.engine"
+    tensorrt.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    plan = engine.read_bytes()
+    entries = {"task": "detect", "stride": 32, "imgsz": [32, 32], "batch": 1, "names": {"0": "it's", "1": "b"}}
+    engine.write_bytes(with_header(plan, **entries))
+    facts = read_facts(engine)
+    assert facts is not None and facts.metadata["task"] == "detect"  # its own, though the bytes are others
+    image = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+
+    def used():
+        with tensorrt.session(engine) as session:
+            np.testing.assert_allclose(session.run({"images": image})["output0"], 2 * image)
+            metadata = session.metadata
+        [found] = tensorrt.latency([engine], BenchSettings(rounds=1, per_round=1, warmup_s=0))
+        assert found.values == (2.0,) and tensorrt.layer_info(engine)
+        assert tensorrt.layer_times(engine, runs=2) and tensorrt.peak_memory(engine).device_bytes > 0
+        return metadata
+
+    assert used() == facts.metadata
+    facts_path(engine).unlink()
+    assert used() == known_metadata(engine, None) == onnx_facts(tmp_path / "m.onnx").metadata  # the graph's beside it
+    (tmp_path / "m.onnx").unlink()
+    told = read_metadata(used())
+    assert (told.task, told.stride, told.imgsz, told.batch) == ("detect", 32, (32, 32), 1)
+    assert told.names == {0: "it's", 1: "b"} and not told.missing
+    engine.write_bytes(plan)
+    assert used() == {}
+
+
+@needs_stubs
 def test_an_engine_of_another_version_is_refused(tmp_path, placed):
     engine = tmp_path / "m.engine"
     placed((10, 13)).engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
@@ -284,8 +361,8 @@ def test_the_stand_in_is_strict(version, removed):
 
 def test_the_source_names_nothing_that_some_version_lacks():
     """Members by their last name alone: stricter than types, and it sees code that no test runs."""
-    tree = ast.parse(SOURCE.read_text())
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    trees = [ast.parse(source.read_text()) for source in SOURCES]
+    used = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     both = {name.rpartition(".")[2] for name in REMOVED_IN_11} | {name.rpartition(".")[2] for name in ADDED_AFTER_10_3}
     assert used & both == {"name", "dtype"}  # of an enumeration's member and of a NumPy array
     assert {"device_memory_size", "FP16", "int8_calibrator"} <= both and "device_memory_size_v2" in used

@@ -464,6 +464,26 @@ def test_an_engine_of_another_device_or_version_is_refused(tmp_path):
         newer.layer_times(engine)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_an_engine_with_ultralytics_header_goes_to_the_device_without_it(tmp_path, known):
+    trtexec, _ = tool(tmp_path, (11, 1, 0))
+    engine = tmp_path / "m.engine"
+    trtexec.engine_from_onnx(convolutions(tmp_path / "m.onnx"), engine)
+    text = json.dumps({"task": "detect", "names": {"0": "of the header"}}).encode()
+    engine.write_bytes(len(text).to_bytes(4, "little") + text + engine.read_bytes())
+    if not known:
+        facts_path(engine).unlink()
+        (tmp_path / "m.onnx").unlink()
+    before = engine.read_bytes()
+    assert trtexec.layer_info(engine) and trtexec.layer_times(engine)
+    [found] = trtexec.latency([engine], SHORT)
+    assert found.conditions.shapes
+    with trtexec.session(engine) as session:
+        assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})
+        assert session.metadata["task"] == "detect" and ("header" in session.metadata["names"]) is not known
+    assert engine.read_bytes() == before
+
+
 def test_facts_of_another_engine_are_refused(tmp_path):
     trtexec, _ = tool(tmp_path)
     engine = tmp_path / "m.engine"
