@@ -22,7 +22,7 @@ from edgeprune.measure.other_work import let_cool
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import paths_of
-from edgeprune.runtimes.base import BenchSettings, Runtime
+from edgeprune.runtimes.base import NO_LAYER_TIMES, BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import off_dla, read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.onnx_facts import frees, model_bytes, onnx_facts
@@ -413,6 +413,8 @@ def _details(
     layers, memory = [], None
     with only_informs(f"no layers of {name}", note):
         layers = runtime.layer_times(engine, threads=settings.threads, free=settings.free, cpus=settings.cpus)
+        if not layers:
+            note(f"no layers of {name}: {NO_LAYER_TIMES}")
     with only_informs(f"no memory of {name}", note):
         memory = runtime.peak_memory(engine, threads=settings.threads, free=settings.free)
     return tuple(sorted(layers, key=lambda layer: -layer.mean_ms)[:TOP_LAYERS]), memory

@@ -41,6 +41,10 @@ NO_GPU = Availability(
 )
 
 
+NO_LAYER_TIMES = "this ONNX Runtime tells how long its host took to launch each node, not what the GPU took for it"
+"""Why a runtime times no layers of a model that it runs."""
+
+
 @dataclass(frozen=True)
 class FreeAxes:
     """What fills the axes that a graph leaves free.
@@ -197,7 +201,8 @@ class Runtime(ABC):
         cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
         """Per-layer times by the runtime's own profiler, on these CPUs where it computes on one; an engine has its own
-        shape, whatever ``free`` says."""
+        shape, whatever ``free`` says. Empty where the profiler sees only the host's part of them
+        (:data:`NO_LAYER_TIMES`)."""
 
     def layer_info(self, model: Path) -> Sequence[Layer] | None:
         """What the layers of an engine are and in which number format they work; None where the runtime cannot tell."""

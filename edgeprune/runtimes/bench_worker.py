@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import gc
+import hashlib
 import importlib
 import json
 import math
@@ -21,10 +22,11 @@ import os
 import platform
 import re
 import resource
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -34,6 +36,7 @@ import numpy as np
 from edgeprune.agent.cpus import CpuWatch
 from edgeprune.agent.host import WorkerState
 from edgeprune.agent.system import allowed_cpus, text_of
+from edgeprune.runtimes.free_axes import NotFilled, filled_axes
 from edgeprune.runtimes.jobs import (
     LatencyJob,
     LayerTime,
@@ -74,7 +77,17 @@ NUMPY_TYPES = {
 PLUGIN_MODULES = {"NvTensorRTRTXExecutionProvider": "onnxruntime_ep_nv_tensorrt_rtx"}
 GRAPH_OPTIONS = {"CUDAExecutionProvider": "enable_cuda_graph", "TensorrtExecutionProvider": "trt_cuda_graph_enable"}
 """Option by which a provider captures the first run as a CUDA graph and replays it; it refuses what it cannot."""
-ARITHMETIC_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
+CUDA_GRAPH_ON = {"TensorrtExecutionProvider": "True"}  # its options take no 1 from Python (onnxruntime #14091)
+ENGINE_CACHE, TIMING_CACHE = "trt_engine_cache_path", "trt_timing_cache_path"
+CACHES_ON = {ENGINE_CACHE: "trt_engine_cache_enable", TIMING_CACHE: "trt_timing_cache_enable"}
+TIMING_CACHE_SINCE = (1, 18)  # an ONNX Runtime that does not know an option loads nothing
+KEPT_ENGINES = 24  # of a device identity; a search compiles some ten that nobody asks for again
+ARITHMETIC_OPS = {
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+    *("FusedConv", "NhwcConv", "NhwcFusedConv", "FusedGemm", "FusedMatMul", "QGemm", "MatMulIntegerToFloat"),
+}
+NODE_TIME = "_kernel_time"  # ends the name of a profile's event that is about a node
+MOST_UNNAMED = 0.1  # of the kernels' time; with more of it without a node, what the nodes take is not known
 
 
 class JobError(Exception):
@@ -99,6 +112,7 @@ def open_session(
     import onnxruntime as ort
 
     prepare_provider(provider)
+    given = with_caches(path, provider_options or {})
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -112,11 +126,11 @@ def open_session(
         options.profile_file_prefix = profile_prefix
     if provider != "CPUExecutionProvider":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers: list[Any] | None = [(provider, dict(provider_options or {}))]
+    providers: list[Any] | None = [(provider, given)]
     if provider == "TensorrtExecutionProvider":
         providers = [*providers, ("CUDAExecutionProvider", {})]
     if provider in PLUGIN_MODULES:
-        texts = {key: str(value) for key, value in (provider_options or {}).items()}
+        texts = {key: str(value) for key, value in given.items()}
         options.add_provider_for_devices(plugin_devices(provider)[:1], texts)
         providers = None  # the options name the device
     try:
@@ -124,11 +138,63 @@ def open_session(
     except Exception as error:  # ONNX Runtime's own exceptions have no common public base
         if not Path(path).is_file():
             raise JobError("data", f"{path}: no such file") from error
-        refuse_capture(path, provider, provider_options or {}, error)
+        if forget_engine(given):  # a process that was killed as it wrote left a part of it, which no session loads
+            rest = {key: value for key, value in (provider_options or {}).items() if key != ENGINE_CACHE}
+            return open_session(path, provider, threads, rest, profile_prefix)
+        refuse_capture(path, provider, given, error)
         raise JobError("data", f"{path}: ONNX Runtime cannot load it: {load_failure(error)}") from error
     require_loaded(session, provider)
     refuse_fallback(provider, nodes_by_provider(session) if provider != "CPUExecutionProvider" else {})
     return session
+
+
+def with_caches(path: str | Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Options of a provider with the folders for what it compiles made ready, and a folder of this model's own in that
+    for engines.
+
+    ONNX Runtime's TensorRT provider knows an engine again by the name of the model's file and the names in its graph,
+    not by its weights: a pruned model has all of them in common with the unpruned one, and would be given its engine. A
+    place that cannot be written costs a compilation, not the measurement.
+    """
+    import onnxruntime as ort
+
+    given = dict(options)
+    if TIMING_CACHE in given and version_of(ort.__version__) < TIMING_CACHE_SINCE:
+        del given[TIMING_CACHE]
+    with contextlib.suppress(OSError):  # a model that cannot be read is said when it is loaded
+        if ENGINE_CACHE in given:
+            base = Path(given[ENGINE_CACHE])
+            given[ENGINE_CACHE] = str(base / hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16])
+    for key in [key for key in CACHES_ON if key in given]:
+        try:
+            Path(given[key]).mkdir(parents=True, exist_ok=True)  # the provider makes one level only
+            os.utime(given[key])
+        except OSError:
+            del given[key]
+    if ENGINE_CACHE in given:
+        forget_oldest(Path(given[ENGINE_CACHE]).parent, KEPT_ENGINES)
+    return {**given, **{CACHES_ON[key]: "True" for key in given if key in CACHES_ON}}
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """First two numbers of a version."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
+def forget_oldest(base: Path, kept: int) -> None:
+    """Remove the folders below ``base`` that nobody used for longest, all but ``kept``."""
+    with contextlib.suppress(OSError):  # another process forgets them too
+        folders = sorted(base.iterdir(), key=lambda one: one.stat().st_mtime)
+        for folder in folders[: max(len(folders) - kept, 0)]:
+            shutil.rmtree(str(folder), ignore_errors=True)
+
+
+def forget_engine(options: Mapping[str, str]) -> bool:
+    """Remove what was kept compiled of a model; False where nothing was."""
+    if ENGINE_CACHE not in options or not any(Path(options[ENGINE_CACHE]).glob("*")):
+        return False
+    shutil.rmtree(options[ENGINE_CACHE], ignore_errors=True)
+    return True
 
 
 def write_optimized(model: str | Path, engine: str | Path, provider: str) -> None:
@@ -232,10 +298,15 @@ def nodes_that_ran(session: Any) -> dict[str, list[str]]:
 
 
 def refuse_fallback(provider: str, nodes: Mapping[str, Sequence[str]]) -> None:
-    """A provider that loads may still leave the work to the CPU without a word; shapes may go there, arithmetic not."""
-    left = [op for op in nodes.get("CPUExecutionProvider", ()) if op in ARITHMETIC_OPS]
-    if left:
-        raise JobError("device", f"{provider} left {len(left)} of the model's {left[0]} and the like to the CPU")
+    """A provider that loads may still leave the work to another one without a word; shapes may go there, arithmetic
+    not: what was measured would be the other's, under this one's name."""
+    for other, ops in nodes.items():
+        left = [op for op in ops if op in ARITHMETIC_OPS]
+        if left and other != provider:
+            where = (
+                "the CPU" if other == "CPUExecutionProvider" else f"{other}, which the runtime onnxruntime-cuda times"
+            )
+            raise JobError("device", f"{provider} left {len(left)} of the model's {left[0]} and the like to {where}")
     if nodes and not nodes.get(provider):
         raise JobError("device", f"{provider} took no node of the model, {' and '.join(sorted(nodes))} took all")
 
@@ -261,31 +332,19 @@ def input_shapes(session: Any, batch: int = 0, imgsz: Sequence[int] | None = Non
     that are compared must not differ in it. An axis that the model fixes must agree with what was asked.
     """
     metadata = session.get_modelmeta().custom_metadata_map
-    sides = list(imgsz) if imgsz else None
-    if sides is None and "imgsz" in metadata:
+    sides = None
+    if not imgsz and "imgsz" in metadata:
         with contextlib.suppress(ValueError, SyntaxError, TypeError):
             sides = [int(side) for side in ast.literal_eval(metadata["imgsz"])]
     shapes = {}
     for value in session.get_inputs():
-        shape = []
-        for axis, size in enumerate(value.shape):
-            if isinstance(size, int) and size > 0:
-                image_axis = len(value.shape) == 4 and axis >= 2
-                given = batch if axis == 0 else (imgsz[axis - 2] if imgsz and image_axis else 0)
-                if given and given != size:
-                    raise JobError(
-                        "data", f"input {value.name} has axis {axis} fixed at {size}, asked was {given}; export it so"
-                    )
-                shape.append(size)
-            elif axis == 0:
-                shape.append(batch or 1)
-            elif sides and len(value.shape) == 4 and axis >= 2:
-                if imgsz:
-                    refuse_size(metadata, imgsz)
-                shape.append(sides[axis - 2])
-            else:
-                raise JobError("data", f"input {value.name} leaves axis {axis} ({size}) free; give --imgsz")
-        shapes[value.name] = tuple(shape)
+        sizes = [size if isinstance(size, int) else 0 for size in value.shape]
+        try:
+            shapes[value.name] = filled_axes(value.name, sizes, batch, imgsz, sides)
+        except NotFilled as error:
+            raise JobError("data", str(error)) from error
+        if imgsz and len(sizes) == 4 and min(sizes[2:]) <= 0:
+            refuse_size(metadata, imgsz)
     return shapes
 
 
@@ -600,7 +659,8 @@ def measure_memory(job: MemoryJob) -> PeakMemory:
 
 
 def time_nodes(job: ProfileJob) -> LayerTimes:
-    """Mean and median time of every node over the last ``runs`` runs, by ONNX Runtime's own profiler."""
+    """Mean and median time of every node over the last ``runs`` runs, by ONNX Runtime's own profiler; of a GPU none
+    where that does not see it."""
     (path,) = job.models
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "profile")
@@ -609,15 +669,46 @@ def time_nodes(job: ProfileJob) -> LayerTimes:
         for _ in range(job.runs + max(3, job.runs // 5)):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
-    return LayerTimes(tuple(node_times(events, job.runs)))
+    times = node_times if job.provider == "CPUExecutionProvider" else device_times
+    return LayerTimes(tuple(times(events, job.runs)))
+
+
+def device_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:
+    """Times per node of a GPU: what a node's kernels took there; of a node that the CPU has, its own.
+
+    The node's own event is what the host took to launch it, and the GPU is not waited for. Only an ONNX Runtime built
+    with CUPTI tells of kernels: events of the category Kernel behind their node's, whose name is their ``parent_name``
+    (``include/onnxruntime/core/common/gpu_profiler_common.h``, which says itself that it misses some). Of another one
+    this is empty, and so it is where too many kernels name no node.
+    """
+    spent_us: dict[str, list[float]] = {}
+    named_us = unnamed_us = 0.0
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(NODE_TIME):
+            spent_us.setdefault(event["name"][: -len(NODE_TIME)], []).append(0.0)
+        elif event.get("cat") == "Kernel":
+            parent = event["args"].get("parent_name", "")
+            if parent.endswith(NODE_TIME) and (runs_of_node := spent_us.get(parent[: -len(NODE_TIME)])):
+                runs_of_node[-1] += event["dur"]
+                named_us += event["dur"]
+            else:
+                unnamed_us += event["dur"]
+    if not named_us or unnamed_us > MOST_UNNAMED * (named_us + unnamed_us):
+        return []
+    layers = []
+    for layer in node_times(events, runs):
+        ms = [us / 1e3 for us in spent_us[layer.name][-runs:]]
+        of_cpu = layer.provider == "CPUExecutionProvider"
+        layers.append(layer if of_cpu else replace(layer, mean_ms=float(np.mean(ms)), median_ms=float(np.median(ms))))
+    return layers
 
 
 def node_times(events: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:
-    """Times per node from a profile's events: those of the last ``runs`` runs, in the order of execution."""
+    """Times per node on the host from a profile's events, of the last ``runs`` runs, in the order of execution."""
     events_of: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            events_of.setdefault(event["name"][: -len("_kernel_time")], []).append(event)
+        if event.get("cat") == "Node" and event["name"].endswith(NODE_TIME):
+            events_of.setdefault(event["name"][: -len(NODE_TIME)], []).append(event)
     layers = []
     for name, events_of_node in events_of.items():
         ms = [event["dur"] / 1e3 for event in events_of_node[-runs:]]

@@ -12,6 +12,7 @@ from edgeprune.errors import DataError, StageError, TargetError, first_line
 from edgeprune.input_size import taken_size
 from edgeprune.model_metadata import literal_of
 from edgeprune.runtimes.base import AS_EXPORTED, FreeAxes
+from edgeprune.runtimes.free_axes import NotFilled, filled_axes
 from edgeprune.settings import Precision
 
 if TYPE_CHECKING:
@@ -114,11 +115,10 @@ def onnx_facts(path: Path, *, precision: str = "fp32", free: FreeAxes = AS_EXPOR
     proto = read_model(path)
     require_precision(proto, precision, path)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    sides = list(free.imgsz or ())
+    sides: list[int] = []
     with contextlib.suppress(ValueError, TypeError):
-        sides = sides or [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
-    filling = FreeAxes(free.batch or 1, (sides[0], sides[1]) if len(sides) == 2 else None)
-    inputs = tuple(_input(value, filling, free, path) for value in _graph_inputs(proto))
+        sides = [int(side) for side in literal_of(metadata.get("imgsz", "[]"))]
+    inputs = tuple(_input(value, free, sides, path) for value in _graph_inputs(proto))
     stride = metadata.get("stride", "")
     if free.imgsz is not None and stride.isdecimal() and any(one.free and len(one.shape) == 4 for one in inputs):
         taken_size(free.imgsz, int(stride), metadata.get("task", ""))
@@ -179,6 +179,12 @@ def frees(path: Path) -> tuple[bool, bool]:
     )
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a graph's file alone says what an engine of it is: it holds its weights and leaves no axis free."""
+    proto = read_model(path, weights=False)
+    return not _files_beside(proto, path) and all(min(_sizes(value), default=1) > 0 for value in _graph_inputs(proto))
+
+
 def output_names(path: Path) -> list[str]:
     """Names of a graph's outputs, in its order; ``DataError`` when the file is none."""
     return [value.name for value in read_model(path).graph.output]
@@ -194,25 +200,16 @@ def _sizes(value: Any) -> list[int]:
     return [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
 
 
-def _input(value: Any, filling: FreeAxes, asked: FreeAxes, path: Path) -> InputFacts:
+def _input(value: Any, free: FreeAxes, own: list[int], path: Path) -> InputFacts:
     from onnx import helper
 
     kind = value.type.tensor_type
     if not kind.elem_type:
         raise DataError(f"{path}: input {value.name} is no tensor; a model of images was expected")
     sizes = _sizes(value)
-    filled = list(sizes)
-    for axis, size in enumerate(sizes):
-        wanted, given = (
-            one.batch if axis == 0 else one.imgsz[axis - 2] if one.imgsz and len(sizes) == 4 and axis >= 2 else 0
-            for one in (asked, filling)
-        )
-        if size > 0 and wanted and wanted != size:
-            raise DataError(
-                f"{path}: input {value.name} has axis {axis} fixed at {size}, asked was {wanted}; export it so"
-            )
-        filled[axis] = size if size > 0 else given
-        if filled[axis] <= 0:
-            raise DataError(f"{path}: input {value.name} leaves axis {axis} free; export it with a fixed size")
+    try:
+        filled = filled_axes(value.name, sizes, free.batch, free.imgsz, own)
+    except NotFilled as error:
+        raise DataError(f"{path}: {error}") from error
     dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    return InputFacts(value.name, dtype, tuple(filled), filled != sizes)
+    return InputFacts(value.name, dtype, filled, filled != tuple(sizes))

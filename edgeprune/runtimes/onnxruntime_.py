@@ -31,7 +31,15 @@ from edgeprune.model_file import require_model
 from edgeprune.progress import Progress, silent
 from edgeprune.reading import shown
 from edgeprune.runtimes.base import AS_EXPORTED, NO_GPU, Availability, BenchSettings, FreeAxes, Runtime, Session
-from edgeprune.runtimes.bench_worker import GRAPH_OPTIONS, JobError, open_session, write_optimized
+from edgeprune.runtimes.bench_worker import (
+    CUDA_GRAPH_ON,
+    ENGINE_CACHE,
+    GRAPH_OPTIONS,
+    TIMING_CACHE,
+    JobError,
+    open_session,
+    write_optimized,
+)
 from edgeprune.runtimes.engine_file import timing_cache_for
 from edgeprune.runtimes.image_input import image_files
 from edgeprune.runtimes.jobs import (
@@ -48,7 +56,7 @@ from edgeprune.runtimes.jobs import (
     TimedModel,
     TimedModels,
 )
-from edgeprune.runtimes.onnx_facts import read_model, require_precision, require_single_file
+from edgeprune.runtimes.onnx_facts import is_whole, read_model, require_precision, require_single_file
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
@@ -196,7 +204,7 @@ class OnnxRuntime(Runtime):
         """Load a model in this process. An engine built for another machine is refused (``DeviceError``)."""
         self._require()
         try:
-            loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options()), Path(model))
+            loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options([model])), Path(model))
         except JobError as error:
             raise error_of_job(error.kind, str(error)) from error
         self._refuse_foreign(Path(model), loaded.metadata.get(ENGINE_KEY))
@@ -301,7 +309,7 @@ class OnnxRuntime(Runtime):
             "batch": settings.batch,
             "imgsz": settings.imgsz,
             "images": images,
-            "provider_options": self._options(cuda_graph=settings.cuda_graph),
+            "provider_options": self._options(models, cuda_graph=settings.cuda_graph),
         }
         if settings.scope != "end_to_end":
             return LatencyJob(**fields)
@@ -317,7 +325,7 @@ class OnnxRuntime(Runtime):
         free: FreeAxes = AS_EXPORTED,
         cpus: tuple[int, ...] = (),
     ) -> list[LayerTime]:
-        """Times per node in order of execution, in a fresh process."""
+        """Times per node in order of execution, in a fresh process; none of a GPU that its profiler does not see."""
         fields = self._job_fields([model], threads)
         job = ProfileJob(**fields, runs=runs, batch=free.batch, imgsz=free.imgsz, cpus=cpus)
         return list(self._run_job(job, LayerTimes)[0].layers)
@@ -329,7 +337,7 @@ class OnnxRuntime(Runtime):
         if image is not None and not image.is_file():
             raise DataError(f"{image}: no such file")
         fields = self._job_fields([model], settings.threads) | {
-            "provider_options": self._options(cuda_graph=settings.cuda_graph),
+            "provider_options": self._options([model], cuda_graph=settings.cuda_graph),
             "priority": settings.priority,
         }
         job = EndToEndJob(
@@ -371,22 +379,36 @@ class OnnxRuntime(Runtime):
         return {
             "models": tuple(str(Path(model).resolve()) for model in models),
             "provider": self.provider,
-            "provider_options": self._options(),
+            "provider_options": self._options(models),
             "threads": threads,
             "priority": True,
         }
 
-    def _options(self, *, cuda_graph: bool = False) -> dict[str, str]:
-        """Of the provider. What one compiles when it loads is kept for each device identity, so that it compiles once.
+    def _options(self, models: Sequence[Path], *, cuda_graph: bool = False) -> dict[str, str]:
+        """Of the provider. What one compiles when it loads is kept for each device identity, so that it compiles once
+        and what is timed is what was validated.
+
+        An engine for a graph of free axes depends on every shape that it was given before: of such a one only how fast
+        its kernels are is kept, and so it is where the weights lie in other files than the graph.
 
         Args:
+            models: that are loaded with them.
             cuda_graph: capture the first run and replay it, where the provider can.
         """
+        options: dict[str, str] = {}
         if cuda_graph and (option := GRAPH_OPTIONS.get(self.provider)):
-            return {option: "1"}
-        if self.provider != PROVIDERS["tensorrt-rtx"]:
-            return {}
-        return {"nv_runtime_cache_path": str(timing_cache_for(self.identity()).with_suffix(".rtx"))}
+            options[option] = CUDA_GRAPH_ON.get(self.provider, "1")
+        if self.provider == PROVIDERS["tensorrt-rtx"]:
+            options["nv_runtime_cache_path"] = f"{self._cache_folder()}.rtx"
+        if self.provider == PROVIDERS["tensorrt"]:
+            options[TIMING_CACHE] = f"{self._cache_folder()}.trt"
+            if all(map(_is_whole, models)):
+                options[ENGINE_CACHE] = f"{self._cache_folder()}.trt/engines"
+        return options
+
+    def _cache_folder(self) -> Path:
+        """Where that is kept; an ending follows."""
+        return timing_cache_for(self.identity()).with_suffix("")
 
     def _refuse_foreign(self, model: Path, written: str | None = None) -> None:
         """An optimised graph may hold layouts of one CPU only; on another it is refused before it gives nonsense."""
@@ -424,6 +446,13 @@ class OrtSession:
         except Exception as error:  # ONNX Runtime's own exceptions have no common public base
             raise DataError(f"{self._path}: ONNX Runtime cannot run it: {first_line(error)}") from error
         return dict(zip(self.output_names, found, strict=True))
+
+
+def _is_whole(model: Path) -> bool:
+    try:
+        return is_whole(Path(model))
+    except DataError:
+        return False  # whoever loads it says so
 
 
 def _replaced_by(package: str) -> str:

@@ -23,6 +23,7 @@ from edgeprune.devices.channel import Pipe
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DataError, DeviceError, StageError, ToolError
 from edgeprune.runtimes.base import NO_GPU, Availability, Session
+from edgeprune.runtimes.bench_worker import ENGINE_CACHE, TIMING_CACHE
 from edgeprune.runtimes.jobs import (
     REMOTE_WORKER,
     DescribeJob,
@@ -41,7 +42,7 @@ from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, l
 from edgeprune.samples.conditions import DeviceState
 
 WORKERS = (
-    *(f"runtimes/{name}.py" for name in ("jobs", "bench_worker", "end_to_end_worker", "remote_worker")),
+    *(f"runtimes/{name}.py" for name in ("jobs", "free_axes", "bench_worker", "end_to_end_worker", "remote_worker")),
     "shipped/sample.py",
 )
 # names on the PATH there, or paths below its home, in which jobs run
@@ -104,7 +105,20 @@ class RemoteOnnxRuntime(OnnxRuntime):
                 remote.close()
 
     def _session_argv(self, model: Path, threads: int) -> list[str]:
-        return [*self._worker(REMOTE_WORKER), "session", self.device.place(model), self.provider, str(threads)]
+        place = self.device.place(model)
+        options = json.dumps(self._there(self._options([model])))
+        return [*self._worker(REMOTE_WORKER), "session", place, self.provider, str(threads), options]
+
+    def _cache_folder(self) -> Path:
+        """In the work directory, with which it goes: nothing stays on a device. See :meth:`_there`."""
+        return Path("compiled")
+
+    def _there(self, options: Mapping[str, str]) -> dict[str, str]:
+        """Options of a provider with their paths as they are on the device: no job runs in the work directory."""
+        return {
+            key: f"{self.device.work}/{value}" if key in (ENGINE_CACHE, TIMING_CACHE) else value
+            for key, value in options.items()
+        }
 
     def _probe(self) -> str:
         """Find the Python; gives why the likeliest candidate was not it.
@@ -162,7 +176,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
     def _place(self, job: Job) -> Job:
         """The job with its files brought to the device, and their paths there."""
         if isinstance(job, OrtJob):
-            job = replace(job, models=tuple(self.device.place(Path(model)) for model in job.models))
+            models = tuple(self.device.place(Path(model)) for model in job.models)  # from here on there is a directory
+            job = replace(job, models=models, provider_options=self._there(job.provider_options))
         if isinstance(job, LatencyJob):
             job = replace(job, images=tuple(self.device.place(Path(file)) for file in job.images))
         if isinstance(job, EndToEndLatencyJob):

@@ -1,16 +1,16 @@
 """What ONNX Runtime on another machine is asked besides timing: what it is, to compile, to run images.
 
 ``python -m edgeprune.runtimes.remote_worker`` needs Python 3.8, NumPy and ONNX Runtime there, and nothing of edgeprune
-but the few files that are sent with it. ``session MODEL PROVIDER THREADS`` stays and answers on stdin and stdout: a
-line of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it takes a job
-on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`.
+but the few files that are sent with it. ``session MODEL PROVIDER THREADS OPTIONS`` stays and answers on stdin and
+stdout: a line of JSON with names, types and shapes, then the arrays' bytes, in both directions. Without arguments it
+takes a job on stdin and speaks the protocol of :mod:`edgeprune.runtimes.bench_worker`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,8 @@ def optimize(job: OptimizeJob) -> Done:
     return Done()
 
 
-def serve_session(path: str, provider: str, threads: int) -> None:
-    """Load a model and run whatever arrives until stdin ends."""
+def serve_session(path: str, provider: str, threads: int, options: Mapping[str, str]) -> None:
+    """Load a model, its provider with these options, and run whatever arrives until stdin ends."""
     out, source = sys.stdout.buffer, sys.stdin.buffer
 
     def send(header: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
@@ -50,7 +50,7 @@ def serve_session(path: str, provider: str, threads: int) -> None:
         out.flush()
 
     try:
-        loaded = open_session(path, provider, threads)
+        loaded = open_session(path, provider, threads, options)
     except JobError as error:
         send({"error": {"kind": error.kind, "message": str(error)}})
         return
@@ -80,6 +80,6 @@ def serve_session(path: str, provider: str, threads: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["session"]:
-        serve_session(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        serve_session(sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5]))
     else:
         sys.exit(serve({DescribeJob: describe, HostJob: describe_host, OptimizeJob: optimize}))

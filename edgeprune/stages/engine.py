@@ -20,6 +20,7 @@ from edgeprune.records.facts import (
     SimplifyFacts,
 )
 from edgeprune.records.gates import agreement_gate, drop_gate, lint_gate, precision_gates, size_gate
+from edgeprune.runtimes.base import NO_LAYER_TIMES
 from edgeprune.samples.average_precision import drop_interval
 from edgeprune.samples.gates import Gate, info_gate, pending_gate, simulated_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, judgement_of
@@ -130,6 +131,8 @@ def _run(build: Build, folder: Path, key: Key) -> Output[EngineFacts]:
         threads=build.target.measure.threads,
         free=compiling.free_axes(build.target),
     )
+    if not layers.candidate:
+        build.reporter.note(f"the layers are not timed: {NO_LAYER_TIMES}")
     core = build.target.device.dla_core
     precision = engine_precision(build.site.runtime, engine, layers.candidate, onnx, core)
     artifacts["engine"] = engine

@@ -216,6 +216,17 @@ def test_a_detail_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
     assert to_json(result)["notes"] == list(result.notes)
 
 
+def test_layers_that_the_profiler_does_not_see_are_told_to_be_missing(model: Path) -> None:
+    class Launching(Scripted):
+        def layer_times(self, model, *, threads=1, runs=30, free=AS_EXPORTED, cpus=()):
+            return []  # ONNX Runtime on a GPU, built without CUPTI
+
+    result = bench_graphs([model], Launching(10.0))
+    assert result.models[0].layers == () and result.models[0].memory is not None
+    [note] = result.notes
+    assert note.startswith("no layers of small.onnx: this ONNX Runtime tells how long its host took to launch")
+
+
 def test_a_time_to_boxes_that_cannot_be_had_costs_no_verdict(model: Path) -> None:
     class Leaving(Scripted):
         def end_to_end(self, model, settings, *, image=None, runs=50):

@@ -130,7 +130,7 @@ def test_parts_are_timed_at_the_size_on_the_cpus_and_with_the_graph_that_are_ask
     monkeypatch.setattr(OnnxRuntime, "_run_job", lambda self, job, *_: jobs.append(job) or (LayerTimes(()), None))
     settings = BenchSettings(imgsz=(64, 96), batch=1, cpus=(0,), cuda_graph=True, threads=2, priority=False)
     runtime = OnnxRuntime()
-    monkeypatch.setattr(runtime, "_options", lambda cuda_graph=False: {"graph": str(cuda_graph)})
+    monkeypatch.setattr(runtime, "_options", lambda models, cuda_graph=False: {"graph": str(cuda_graph)})
     runtime.end_to_end(free, settings)
     runtime.layer_times(free, cpus=(0,))
     parts, layers = jobs

@@ -21,7 +21,7 @@ from edgeprune.measure.layers import compare_layers
 from edgeprune.measure.result import LayerComparison
 from edgeprune.runtimes import NAMES, all_runtimes, onnxruntime_, runtime
 from edgeprune.runtimes.base import BenchSettings, FreeAxes
-from edgeprune.runtimes.bench_worker import SessionTimer
+from edgeprune.runtimes.bench_worker import JobError, SessionTimer, input_shapes, open_session
 from edgeprune.runtimes.image_input import written
 from edgeprune.runtimes.jobs import MemoryJob, ProfileJob
 from edgeprune.runtimes.onnx_facts import onnx_facts
@@ -290,6 +290,35 @@ def test_a_size_that_the_model_does_not_take_is_refused_where_it_leaves_the_size
     onnx.save(proto, str(model))
     assert onnx_facts(model, free=FreeAxes(0, (100, 100))).inputs[0].shape == (1, 3, 100, 100)
     assert cpu.peak_memory(model, free=FreeAxes(0, (100, 100))) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "free", "expected"),
+    [
+        (("n", 3, "h", "w"), FreeAxes(), (1, 3, 32, 48)),
+        (("n", 3, "h", "w"), FreeAxes(4, (64, 96)), (4, 3, 64, 96)),
+        ((2, 3, "h", 64), FreeAxes(2, (32, 64)), (2, 3, 32, 64)),
+        ((2, 3, 32, 48), FreeAxes(1), "input images has axis 0 fixed at 2, asked was 1; export it so"),
+        ((1, 3, "h", 48), FreeAxes(0, (64, 64)), "input images has axis 3 fixed at 48, asked was 64; export it so"),
+        ((1, "c", 32, 48), FreeAxes(), "input images leaves axis 1 free; export it with a fixed size"),
+        ((1, 3, "h", "w"), None, "input images leaves axis 2 free; give --imgsz, or export it with a fixed size"),
+    ],
+)
+def test_what_is_built_and_what_is_timed_fill_free_axes_by_one_rule(tmp_path: Path, shape, free, expected) -> None:
+    model, sizes = convolutions(tmp_path / "m.onnx", shape=shape), free or FreeAxes()
+    if free is None:
+        proto = onnx.load(str(model))
+        onnx.helper.set_model_props(proto, {})  # whose file says no size either
+        onnx.save(proto, str(model))
+    session = open_session(model)
+    if isinstance(expected, tuple):
+        assert input_shapes(session, sizes.batch, sizes.imgsz) == {"images": expected}
+        assert onnx_facts(model, free=sizes).inputs[0].shape == expected
+        return
+    with pytest.raises(JobError, match=f"^{expected}$"):
+        input_shapes(session, sizes.batch, sizes.imgsz)
+    with pytest.raises(DataError, match=f"m.onnx: {expected}$"):
+        onnx_facts(model, free=sizes)
 
 
 def test_latency_of_fp16_whole_numbers_and_without_copies(cpu: OnnxRuntime, tmp_path: Path) -> None:

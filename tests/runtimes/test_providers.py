@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 from edgeprune.agent.facts import DeviceFacts, Gpu, gpu_nodes
@@ -18,8 +21,9 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.runtimes import bench_worker, onnxruntime_, runtime
-from edgeprune.runtimes.bench_worker import JobError, nodes_by_provider, refuse_fallback
-from edgeprune.runtimes.jobs import OptimizeJob, OrtJob
+from edgeprune.runtimes.bench_worker import JobError, device_times, node_times, nodes_by_provider, refuse_fallback
+from edgeprune.runtimes.jobs import OptimizeJob, OrtJob, ProfileJob
+from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime
 from edgeprune.runtimes.remote_worker import optimize
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
@@ -48,6 +52,7 @@ def test_where_nodes_run_is_read_from_the_session(tmp_path: Path) -> None:
         ({}, ""),  # an ONNX Runtime that cannot tell
         ({"CUDAExecutionProvider": ["Conv"], "CPUExecutionProvider": ["MatMul"]}, "left 1 of the model's MatMul"),
         ({"CPUExecutionProvider": ["Relu"]}, "took no node of the model, CPUExecutionProvider took all"),
+        ({"CUDAExecutionProvider": ["Conv"], "CPUExecutionProvider": ["ConvInteger"]}, "1 of the model's ConvInteger"),
     ],
 )
 def test_arithmetic_on_the_cpu_is_an_error(placed: dict[str, list[str]], words: str) -> None:
@@ -57,6 +62,175 @@ def test_arithmetic_on_the_cpu_is_an_error(placed: dict[str, list[str]], words: 
     with pytest.raises(JobError, match=words) as raised:
         refuse_fallback("CUDAExecutionProvider", placed)
     assert raised.value.kind == "device"
+
+
+TENSORRT, CUDA = "TensorrtExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize("provider", [TENSORRT, "NvTensorRTRTXExecutionProvider"])
+def test_arithmetic_on_any_other_provider_is_an_error(provider: str) -> None:
+    refuse_fallback(provider, {provider: ["Conv"], CUDA: ["Shape", "Gather"], "CPUExecutionProvider": ["Shape"]})
+    with pytest.raises(JobError, match=f"{provider} left 2 of the model's Conv and the like to {CUDA}") as raised:
+        refuse_fallback(provider, {provider: ["MatMul"], CUDA: ["Conv", "Sigmoid", "Conv"]})
+    assert raised.value.kind == "device" and "onnxruntime-cuda" in str(raised.value)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The TensorRT provider of a machine that has one, in this process on the CPU: what it is given is kept in
+    ``opened``, path and options; it compiles into its folder, as the real one does, and refuses a broken engine."""
+    import onnxruntime as ort
+
+    real, opened = ort.InferenceSession, []
+
+    def compiled(path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+        [(name, given), *_] = providers
+        assert name == TENSORRT
+        opened.append((path, given))
+        if folder := given.get("trt_engine_cache_path"):
+            engine = Path(folder) / "TRTKernel_graph_main_sm87.engine"  # named alike for every model
+            if engine.exists() and engine.read_text() != Path(path).name:
+                raise RuntimeError("TensorRT EP could not deserialize engine from cache")
+            engine.write_text(Path(path).name)
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", compiled)
+    for check in ("require_loaded", "refuse_fallback"):
+        monkeypatch.setattr(bench_worker, check, lambda *_: None)
+    monkeypatch.setattr(bench_worker, "tells_providers", lambda: False)
+    found = runtime("onnxruntime-tensorrt", Machine(gpu_nodes=("nvidia0",)))
+    return SimpleNamespace(runtime=found, opened=opened, cache=tmp_path / "cache" / "timing")
+
+
+def folder_of(given: dict[str, str]) -> Path:
+    return Path(given["trt_engine_cache_path"])
+
+
+def test_tensorrt_compiles_a_model_once_and_no_other_model_gets_its_engine(tensorrt: Any, tmp_path: Path) -> None:
+    """ONNX Runtime knows an engine by the names of the file and in the graph, which a pruned model has in common."""
+    (tmp_path / "pruned").mkdir()
+    wide, narrow = convolutions(tmp_path / "m.onnx"), convolutions(tmp_path / "pruned" / "m.onnx", width=4)
+    for model in (wide, narrow, wide):
+        with tensorrt.runtime.session(model):
+            pass
+    options = tensorrt.runtime._options([wide], cuda_graph=True)
+    job = OrtJob((str(wide),), TENSORRT, options, 1, False)
+    bench_worker.open_session(job.models[0], job.provider, job.threads, job.provider_options)
+    given = [options for _, options in tensorrt.opened]
+    assert folder_of(given[0]) == folder_of(given[2]) == folder_of(given[3]) != folder_of(given[1])
+    assert {folder_of(one).parent.parent for one in given} == {Path(one["trt_timing_cache_path"]) for one in given}
+    assert [path.suffix for path in tensorrt.cache.iterdir()] == [".trt"], "below that of the device's identity"
+    assert all(one["trt_engine_cache_enable"] == one["trt_timing_cache_enable"] == "True" for one in given)
+    assert given[3]["trt_cuda_graph_enable"] == "True" and "trt_cuda_graph_enable" not in given[0]
+
+
+def test_an_engine_that_a_killed_process_left_half_written_is_compiled_again(tensorrt: Any, tmp_path: Path) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    with tensorrt.runtime.session(model):
+        pass
+    [engine] = folder_of(tensorrt.opened[0][1]).iterdir()
+    engine.write_text("half")
+    with tensorrt.runtime.session(model):
+        pass
+    assert not engine.exists() and "trt_engine_cache_path" not in tensorrt.opened[-1][1]
+    with tensorrt.runtime.session(model):
+        pass
+    assert engine.read_text() == "m.onnx"
+
+
+def test_an_engine_of_free_axes_or_of_weights_elsewhere_is_not_kept(tensorrt: Any, tmp_path: Path) -> None:
+    free, beside = convolutions(tmp_path / "m.onnx", shape=("n", 3, "h", "w")), tmp_path / "beside.onnx"
+    onnx.save(onnx.load(str(convolutions(beside))), str(beside), save_as_external_data=True, size_threshold=0)
+    for model in (free, beside):
+        with tensorrt.runtime.session(model):
+            pass
+        given = tensorrt.opened[-1][1]
+        assert "trt_timing_cache_path" in given and not {"trt_engine_cache_path", "trt_engine_cache_enable"} & {*given}
+
+
+def test_caches_are_bounded_and_one_that_cannot_be_written_costs_nothing_else(
+    tensorrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime as ort
+
+    models = [convolutions(tmp_path / f"{number}.onnx", width=number + 1) for number in range(4)]
+    monkeypatch.setattr(bench_worker, "KEPT_ENGINES", 2)
+    for place, number in enumerate((0, 1, 0, 2)):
+        with tensorrt.runtime.session(models[number]):
+            os.utime(folder_of(tensorrt.opened[-1][1]), (place, place))
+    folders = [folder_of(given) for _, given in tensorrt.opened]
+    assert [folder.exists() for folder in folders] == [True, False, True, True], "the one that was used longest ago"
+    monkeypatch.setattr(ort, "__version__", "1.17.3")
+    with tensorrt.runtime.session(models[3]):
+        assert not {"trt_timing_cache_path", "trt_timing_cache_enable"} & {*tensorrt.opened[-1][1]}
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(models[0]))  # no folder
+    with tensorrt.runtime.session(models[0]):
+        assert tensorrt.opened[-1][1] == {}
+
+
+def test_on_a_device_the_caches_lie_in_the_work_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = convolutions(tmp_path / "m.onnx")
+    with RemoteDevice(Here("user@board", {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)})) as device:
+        there = runtime("onnxruntime-tensorrt", device)
+        assert isinstance(there, RemoteOnnxRuntime)
+        there._python = sys.executable
+        job = there._place(OrtJob((str(model),), TENSORRT, there._options([model]), 1, False))
+        assert isinstance(job, OrtJob)
+        argv = there._session_argv(model, 1)
+        assert json.loads(argv[-1]) == job.provider_options and argv[-2] == "1" and len(job.provider_options) == 2
+        assert all(path.startswith(f"{device.work}/compiled.trt") for path in job.provider_options.values())
+
+
+def profile(*events: tuple[str, str, int, dict[str, str]]) -> list[dict[str, Any]]:
+    """A profile's events: category, name, microseconds, arguments."""
+    return [{"cat": cat, "name": name, "dur": dur, "args": args} for cat, name, dur, args in events]
+
+
+def node(name: str, dur: int, provider: str = CUDA) -> tuple[str, str, int, dict[str, str]]:
+    return ("Node", f"{name}_kernel_time", dur, {"op_name": "Conv", "provider": provider})
+
+
+def kernel(parent: str, dur: int) -> tuple[str, str, int, dict[str, str]]:
+    return ("Kernel", "implicit_gemm", dur, {"parent_name": f"{parent}_kernel_time"} if parent else {"stream": "7"})
+
+
+def test_layer_times_of_a_gpu_are_its_kernels_and_not_their_launches() -> None:
+    first = (node("a", 9), kernel("a", 5000), kernel("a", 90000), node("b", 8), kernel("b", 1), node("s", 7, "CPU"))
+    then = (node("a", 9), kernel("a", 400), kernel("a", 100), node("b", 8), kernel("b", 30), ("Session", "run", 1, {}))
+    last = (*then[:2], kernel("a", 300), node("b", 8), kernel("b", 10), node("c", 8))
+    cpu = node("shape", 50, "CPUExecutionProvider")
+    layers = device_times(profile(*first, *then, cpu, *last, cpu, kernel("", 20)), 2)
+    assert {one.name: (round(one.mean_ms, 6), round(one.ms, 6)) for one in layers} == {
+        "a": (0.6, 0.6),  # of two runs: 400 + 100, and 400 + 300; the search for an algorithm in the first is not in it
+        "b": (0.02, 0.02),
+        "s": (0.0, 0.0),
+        "shape": (0.05, 0.05),
+        "c": (0.0, 0.0),
+    }
+    assert [one.op for one in layers][:2] == ["Conv", "Conv"]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (node("a", 9), node("b", 8)),  # built without CUPTI
+        (node("a", 9), kernel("", 100), node("b", 8), kernel("b", 100)),  # half of the work is of no node
+        (node("s", 9, "CPUExecutionProvider"),),
+    ],
+)
+def test_a_profile_that_does_not_see_the_gpu_gives_no_layer_times(events: tuple) -> None:
+    assert device_times(profile(*events), 1) == []
+    assert node_times(profile(*events), 1), "where nodes ran is told all the same"
+
+
+def test_only_the_cpus_layers_are_timed_by_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bench_worker.open_session
+    monkeypatch.setattr(bench_worker, "open_session", lambda path, _, *rest: real(path, "CPUExecutionProvider", *rest))
+    job = ProfileJob((str(convolutions(tmp_path / "m.onnx")),), CUDA, {}, 1, False, 0, None, 3, ())
+    assert bench_worker.time_nodes(job).layers == ()
+    assert bench_worker.time_nodes(replace(job, provider="CPUExecutionProvider")).layers
 
 
 def test_a_fallback_is_refused_by_an_onnx_runtime_that_cannot_tell_it_too(tmp_path, monkeypatch) -> None:

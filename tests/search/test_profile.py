@@ -67,6 +67,17 @@ def test_a_runtime_without_layer_names_is_shared_out_by_multiplications(found: L
     assert "shared out by multiplications" in layer_costs_text(found.costs())
 
 
+def test_a_runtime_that_times_no_layers_is_shared_out_as_well(tmp_path: Path, found: LayerProfile) -> None:
+    """ONNX Runtime on a GPU that its profiler does not see."""
+
+    class Silent(Fusing):
+        def layer_times(self, engine: Path) -> list[LayerTime]:
+            return []
+
+    silent = profile_layers(_built("yolov8n.yaml"), Silent(), imgsz=64, align=8, folder=tmp_path / "work")
+    assert (silent.nodes, silent.fit.errors) == (0, found.fit.errors)
+
+
 def test_the_whole_is_still_what_was_measured(found: LayerProfile) -> None:
     for sample in found.copies:
         assert found.fit.model.total_ms(sample.widths) == pytest.approx(sample.total_ms, rel=0.1)

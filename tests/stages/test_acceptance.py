@@ -76,6 +76,7 @@ def test_onnx_runtime_on_tensorrt_has_the_row_and_a_refusal_informs(asked, runti
     [refused] = asked(ParserAnswer("1.7", ("Det 'a': false",), (), 1.0), target)
     assert refused.verdict is Verdict.PASS and refused.value is None
     assert "refuses the graph: Det 'a': false; ONNX Runtime leaves" in refused.reason
+    assert refused.reason.endswith("nothing is timed where they multiply")
 
 
 @pytest.mark.parametrize("target", ["cpu", "desktop-cuda"])
