@@ -270,11 +270,11 @@ def doctor() -> None:
       edgeprune doctor
     """
     from edgeprune.cli.console import print_doctor
-    from edgeprune.measure.doctor import examine
+    from edgeprune.measure.doctor import examine, exit_code
 
     findings = examine()
     print_doctor(findings)
-    raise typer.Exit(0 if all(finding.usable or not finding.required for finding in findings) else 4)
+    raise typer.Exit(exit_code(findings))
 
 
 @targets_app.callback(invoke_without_command=True)

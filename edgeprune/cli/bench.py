@@ -62,7 +62,7 @@ def bench(
     ] = None,
     retries: Annotated[int | None, option_of(Measuring, "retries", without=PROFILES_OWN)] = None,
     until_stable: Annotated[
-        bool, typer.Option("--until-stable", help="Also measure again while a run was unsteady (within --retries).")
+        bool, typer.Option("--until-stable", help="Also measure again while a run was disturbed (within --retries).")
     ] = False,
     threads: Threads = None,
     cpus: Annotated[
@@ -252,14 +252,11 @@ def _print(result: BenchResult) -> None:
     from rich.markup import escape
 
     from edgeprune.cli.console import print_sentence, print_table
-    from edgeprune.report.bench import bench_table, end_to_end_text, slowest_layers_table
-    from edgeprune.report.text import INTERVAL
+    from edgeprune.report.bench import bench_table, bench_title, end_to_end_text, slowest_layers_table
 
     console = results_console()
-    simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
-    title = f"{simulated}latency in ms by {result.runtime}, one-sided bounds at 99 %"
-    title += f", ratios with their {INTERVAL}" if result.models[1:] else ""
-    print_table(bench_table(result).transposed(), title, models_across=True)  # that also fits a narrow terminal
+    # across, it fits a narrow terminal too
+    print_table(bench_table(result).transposed(), bench_title(result), models_across=True)
     for name, model in zip(result.names, result.models, strict=True):
         if model.layers:
             print_table(slowest_layers_table(model), f"slowest layers of {name}")
@@ -269,10 +266,6 @@ def _print(result: BenchResult) -> None:
     if host is not None:
         load = ", ".join(f"{value:g}" for value in host.load_average)
         print_sentence(console, f"[dim]{escape(host.cpu)}, governor {host.governor}, load average {load}[/]")
-    for name, model in zip(result.names, result.models, strict=True):
-        core = model.latency.conditions.core
-        if core.contended:
-            print_sentence(console, f"[yellow]{escape(name)}: {core.disturbed_by}[/]")
     for line in result.notes:
         print_sentence(console, f"[yellow]{escape(line)}[/]")
     for name, model in zip(result.names, result.models, strict=True):

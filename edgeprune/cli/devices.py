@@ -31,12 +31,12 @@ def probe(
     """
     from edgeprune.cli.console import print_doctor
     from edgeprune.devices import device_named
-    from edgeprune.measure.doctor import examine_device
+    from edgeprune.measure.doctor import examine_device, exit_code
 
     with device_named(host) as device:
         findings = examine_device(device)
     print_doctor(findings)
-    raise typer.Exit(0 if all(finding.usable or not finding.required for finding in findings) else 4)
+    raise typer.Exit(exit_code(findings))
 
 
 def import_results(

@@ -28,7 +28,8 @@ def history(
     """Show builds of each target over time, with what got worse by more than chance.
 
     Each figure is held against the latest earlier build that it may be held against: figures of different devices, or
-    under other conditions, never are, nor milliseconds of a core that other work shared.
+    under other conditions, never are, nor those of a stand-in or of a disturbed run, nor milliseconds of a core that
+    other work shared.
 
     Exits 1 when the latest build of a target got worse; 5 when nothing of it, or not the figure that its budget speaks
     of, can be compared with an earlier one; 2 when its record was edited (see edgeprune verify).

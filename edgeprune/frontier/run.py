@@ -361,6 +361,7 @@ class FrontierRun:
             levers.output.measured,
             self.dataset.judging_split(self.target.accuracy.split),
             self.target.finetune.time_h if self.epochs else None,
+            scope=self.target.budget.scope,
         )
         named = self.profile in shipped_targets()
         base = self.profile if named else str(Path(self.profile).resolve())

@@ -22,11 +22,12 @@ from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.latency import measure_until_told
-from edgeprune.measure.variants import moved_reason, only_timed, side_by_side, site_with
+from edgeprune.measure.variants import only_timed, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
 from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.gates import moved_reason
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.bench import SiteBench

@@ -31,19 +31,20 @@ from edgeprune.samples.conditions import QUOTA
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
+    doubt_about,
     fail_confidence,
     latency_gate,
+    moved_reason,
     overall_verdict,
     pass_confidence,
+    steadier,
 )
-from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
+from edgeprune.samples.measurement import Measurement, Summary, core_speed_up_of, speed_up_of, summary
 from edgeprune.samples.statistics import (
     MIN_BLOCKS,
     RatioInterval,
-    Summary,
     quantile_of,
     samples_needed,
-    summary,
 )
 from edgeprune.scratch import scratch
 from edgeprune.settings import LAUNCHES, Measuring
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
-CONFIDENCE = 0.99  # of the bounds in tables; gates have their own
+CONFIDENCE = 0.99  # of the bounds in tables; where there is a limit, they are those of its gate
 NMS_ON_NOISE = (
     "NMS inside was timed on noise, in which it finds no boxes or too many; for its time on images give "
     "--data DATASET.yaml"
@@ -70,7 +71,8 @@ class ModelBench:
         model: path as it was given.
         size_bytes: of that file, with the weights that lie beside it.
         latency: raw samples in ms.
-        summary: percentiles with upper bounds at 99 %, mean, throughput, stability.
+        summary: percentiles with upper bounds, mean, throughput, stability of the samples. The bounds are at 99 %, or
+            where there is a limit at the confidence of its gate, which rests on them.
         speed_up: first model's latency / this one's, with a 95 % interval; None for the first, or too few samples.
         cpu_speed_up: the same ratio of processor time, which other work on the machine hardly moves; None where a run
             is not one core's work. For people on shared machines; gates are on the clock.
@@ -82,6 +84,9 @@ class ModelBench:
         precision: number format of the graph that was loaded, or of the engine as its facts say; empty where nothing
             tells.
         timed: what was made of that file and timed in its place, in words; empty where the file itself was.
+        disturbed: why its times, or their ratio to the first model's, are not those of a quiet run: a device that
+            throttled, samples that moved, other work on the core; empty where nothing speaks against them.
+        doubt: what speaks against a quiet run and proves nothing; empty where nothing does.
     """
 
     model: Path
@@ -97,6 +102,13 @@ class ModelBench:
     gate: Gate | None
     precision: str = ""
     timed: str = ""
+    disturbed: str = ""
+    doubt: str = ""
+
+    @property
+    def state(self) -> str:
+        """``steady``, or why it is not, with what may speak against it."""
+        return "; ".join(filter(None, (self.disturbed or "steady", self.doubt)))
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,8 @@ class BenchResult:
         models: in the order given; the first is the one that ratios are taken of.
         attempts: how often it was measured until it was settled; the last measurement is the one kept.
         verdict: of the worst gate; None when no limit was given.
-        notes: what the figures do not say by themselves: number formats that differ, a detail that is missing and why.
+        notes: what the figures do not say by themselves: runs that were disturbed and what helps, number formats that
+            differ, a detail that is missing and why.
         schema_version: of the JSON that :mod:`edgeprune.serial` makes of it.
     """
 
@@ -117,7 +130,9 @@ class BenchResult:
     attempts: int
     verdict: Verdict | None
     notes: tuple[str, ...] = ()
-    schema_version: int = 4  # 4: of a checkpoint, its own path and size, and what was timed
+    schema_version: int = (
+        5  # 5: what disturbed a run, and bounds that hold in any process, at a confidence of their own
+    )
 
     @property
     def names(self) -> list[str]:
@@ -186,7 +201,7 @@ def bench(
         max_ms: limit on ``statistic`` for every model.
         statistic: a percentile, such as ``p95``; the target's when None.
         retries: how often an INCONCLUSIVE limit is measured again; as the target says when None.
-        until_stable: measure again, within ``retries``, also while a run was unsteady.
+        until_stable: measure again, within ``retries``, also while a run was disturbed.
         details: memory and layers as well.
         image: frame for the end-to-end time; noise of 1280 x 720 when None.
         end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
@@ -344,14 +359,11 @@ def bench_graphs(
                 None if max_ms is None else latency_gate("bench", latency, max_ms, statistic, confidence, against)
                 for latency in latencies
             ]
-            summaries = [
-                summary(latency.values, batch=latency.conditions.batch, confidence=CONFIDENCE) for latency in latencies
-            ]
             undecided = any(
                 gate is not None and gate.verdict is Verdict.INCONCLUSIVE and QUOTA not in gate.reason  # it stays
                 for gate in gates
             )
-            unsteady = until_stable and not all(row.stability.stable for row in summaries)
+            unsteady = until_stable and any(why and QUOTA not in why for why in map(moved_reason, latencies))
             if attempt > retries or not (undecided or unsteady):
                 break
             let_cool(latencies, progress)
@@ -362,6 +374,12 @@ def bench_graphs(
         names = names_apart(given)
         notes: list[str] = []
         formats = [_precision_of(engine, name, notes.append) for name, engine in zip(names, engines, strict=True)]
+        disturbed = [_disturbed(latencies, number) for number in range(len(latencies))]
+        notes += [
+            f"{name}: {why}; {steadier(latencies[0], latency)}"
+            for name, latency, why in zip(names, latencies, disturbed, strict=True)
+            if why
+        ]
         notes += _differences(names, formats, latencies)
         notes += [f"{name}: {words}" for name, words in zip(names, map(_off_dla, engines), strict=True) if words]
         notes += [f"{name}: {NMS_ON_NOISE}" for name, doubtful in zip(names, on_noise, strict=True) if doubtful]
@@ -390,7 +408,7 @@ def bench_graphs(
                     model=path,
                     size_bytes=model_bytes(path),
                     latency=latencies[number],
-                    summary=summaries[number],
+                    summary=summary(latencies[number], CONFIDENCE if max_ms is None else confidence),
                     speed_up=_with_ends(speed_up_of(*pair)) if pair else None,
                     cpu_speed_up=_with_ends(core_speed_up_of(*pair)) if pair else None,
                     energy=energies[number] if energies else None,
@@ -400,10 +418,21 @@ def bench_graphs(
                     gate=gates[number],
                     precision=formats[number],
                     timed=timed[number] if timed else "",
+                    disturbed=disturbed[number],
+                    doubt=doubt_about(latencies[number]),
                 )
             )
     verdict = overall_verdict([gate for gate in gates if gate is not None]) if max_ms is not None else None
     return BenchResult(runtime.name, tuple(rows), attempt, verdict, tuple(notes))
+
+
+def _disturbed(latencies: Sequence[Measurement], number: int) -> str:
+    """Why a model's times, or their ratio to the first one's, are of a disturbed run; empty where they are not."""
+    own = moved_reason(latencies[number])
+    if own or not number:
+        return own
+    ratio = moved_reason(latencies[0], latencies[number])
+    return f"its ratio to the first: {ratio}" if ratio else ""
 
 
 def _details(

@@ -93,7 +93,8 @@ class Comparison:
         runtime: what ran them.
         statistic: of the latency in the table.
         pending: why there is no latency; empty when there is.
-        notes: what the figures do not say by themselves: number formats that differ, what else is missing and why.
+        notes: what the figures do not say by themselves: runs that were disturbed and what helps, number formats that
+            differ, what else is missing and why.
         command: that repeats it, one item an argument; empty where it was no command.
     """
 

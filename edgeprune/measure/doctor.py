@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -42,6 +42,11 @@ class Finding:
 def examine() -> list[Finding]:
     """Python, packages with their tested ranges, runtimes, NVIDIA's parser, devices."""
     return [_python(), *_packages(), *_runtimes(), _parser(), *_devices()]
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """0 where everything that is required can be used, else 4."""
+    return 0 if all(finding.usable or not finding.required for finding in findings) else 4
 
 
 def _python() -> Finding:

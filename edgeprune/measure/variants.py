@@ -10,10 +10,7 @@ from typing import Any
 from edgeprune.dataset import Dataset
 from edgeprune.measure.latency import latency_settings
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.conditions import most_disturbed
-from edgeprune.samples.gates import unsteady_reason
-from edgeprune.samples.measurement import Measurement, speed_up_of
-from edgeprune.samples.statistics import stability
+from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
 
 TIMED_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
@@ -34,15 +31,6 @@ def site_for(site: Site, target: Target) -> Site:
     """The same place with another target, which then knows the release of TensorRT that is there."""
     version = site.runtime.tensorrt_version()
     return replace(site, target=target.at_tensorrt(version) if version else target)
-
-
-def moved_reason(first: Measurement, second: Measurement | None = None) -> str:
-    """Why what two interleaved measurements tell of each other, or one of itself, is not to be kept: other work on the
-    core, a device that throttled, samples that moved; empty where nothing speaks against it."""
-    both = [first] if second is None else [first, second]
-    steady = stability(first.values) if second is None else speed_up_of(first, second).stability
-    core = most_disturbed(one.conditions.core for one in both)
-    return unsteady_reason(steady, *both) or ("" if core is None else core.disturbed_by)
 
 
 def side_by_side(

@@ -151,6 +151,7 @@ class BuildRecord:
             older records.
         input_size: why the input has the size that it has; None in older records.
         levers: why the number format is what it is; None where the profile names it, and in older records.
+        rules: by which its gates were judged (:data:`~edgeprune.samples.gates.RULES`); None in older records.
         sha256: of the file itself with this value left empty; None in older records.
     """
 
@@ -179,6 +180,7 @@ class BuildRecord:
     input_size: InputSize | None = None
     levers: str | None = None
     channels: int = 3
+    rules: int | None = None
     sha256: str | None = field(default=None, compare=False)
 
     @property

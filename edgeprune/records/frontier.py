@@ -186,6 +186,7 @@ class Frontier:
         outputs: the output forms as they were measured, the target's own first; empty where none was.
         split: of the images that accuracy is of, and that rows are recommended by; empty in older files.
         hours: that every row was trained for, where the profile limits time (``finetune.time_h``) and not epochs.
+        scope: of every latency: ``model``, or ``end_to_end``; ``model`` in older files.
         schema_version: of the JSON that :mod:`edgeprune.serial` makes of it; 1 in files that say none.
     """
 
@@ -203,6 +204,7 @@ class Frontier:
     split: str = ""
     hours: float | None = None
     schema_version: Literal[1] = 1
+    scope: Literal["model", "end_to_end"] = "model"
 
     @property
     def exit_code(self) -> int:

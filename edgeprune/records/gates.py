@@ -38,7 +38,7 @@ from edgeprune.samples.gates import (
     unpruned_gate,
 )
 from edgeprune.samples.statistics import confidence_text
-from edgeprune.samples.text import beside
+from edgeprune.samples.text import ceiled, floored
 from edgeprune.target import Target
 
 METADATA_BYTES = 16 << 10  # room in a file that holds the same model: digests of its plan and shapes are in it
@@ -92,14 +92,15 @@ def agreement_gate(stage: str, parity: ParityInfo, more: str = "") -> Gate:
         return gate
     bounds = agreement_bounds(parity.by_image)
     sure = f"with {confidence_text(bounds.confidence, 1)} confidence; {seen}"
+    low, high = floored(bounds.low, MIN_AGREEMENT), ceiled(bounds.high, MIN_AGREEMENT)
     if bounds.low >= MIN_AGREEMENT:
-        return replace(gate, verdict=Verdict.PASS, reason=f"at least {bounds.low:.3f} {sure}")
+        return replace(gate, verdict=Verdict.PASS, reason=f"at least {low} {sure}")
     if bounds.high < MIN_AGREEMENT:
-        return replace(gate, verdict=Verdict.FAIL, reason=f"at most {beside(bounds.high, MIN_AGREEMENT)} {sure}")
+        return replace(gate, verdict=Verdict.FAIL, reason=f"at most {high} {sure}")
     advice = more or "a split with more images would tell (accuracy.split)"
     if images >= MOST_IMAGES:
         advice = "too near to the limit to tell: a plainer precision may agree better"
-    reason = f"between {bounds.low:.3f} and {bounds.high:.3f} {sure}; {advice}"
+    reason = f"between {low} and {high} {sure}; {advice}"
     return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
 
 

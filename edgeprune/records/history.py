@@ -2,9 +2,10 @@
 
 Takes run directories, bundles, or folders that hold them. Each figure is held against that of the latest earlier build
 that it may be held against, however many lie between: one under the same conditions (device identity, runtime, threads,
-batch, input, scope), whose interval has both ends; figures of different devices are never compared. Milliseconds are
-those of a core that nobody else used, and a speed-up is one against the same unpruned weights. A latency or speed-up
-regressed where its interval lies wholly on the worse side of the other's. An edited record is held against none.
+batch, input, scope), whose interval has both ends; figures of different devices are never compared, nor are those of a
+stand-in, or of a run that was disturbed, which its gate calls INCONCLUSIVE too. Milliseconds are those of a core that
+nobody else used, and a speed-up is one against the same unpruned weights. A latency or speed-up regressed where its
+interval lies wholly on the worse side of the other's. An edited record is held against none.
 Accuracy is compared between builds of the same weights on the same images, at the same input in the same number format,
 whose losses have an interval: from other weights two accuracies differ by how the weights differ on these images too,
 and no record says by how much that could be chance.
@@ -25,9 +26,9 @@ from edgeprune.reading import is_file, paths_of, shown
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import RECORD, bundle_of
 from edgeprune.records.verify import read_with_edits, refuse_edited
-from edgeprune.samples.gates import Verdict
-from edgeprune.samples.measurement import Measurement, differing_conditions
-from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, PLACEMENT_ALLOWANCE, bounds, interval_half_width
+from edgeprune.samples.gates import Verdict, moved_reason, scope_words, unsteady_reason
+from edgeprune.samples.measurement import Measurement, differing_conditions, latency_bounds
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, interval_half_width
 from edgeprune.workspace import BUNDLE, STATE
 
 FIGURES = ("latency", "speed-up", "accuracy")
@@ -77,8 +78,11 @@ class BuildSummary:
         regressions: what got worse, in words.
         improvements: what got better.
         edited: what in its record is not as edgeprune wrote it, a line each: the file by its own digest, and gates that
-            do not follow from the build's own samples (of another version, which may have judged by other rules, the
-            file alone). Such a build is compared with none.
+            do not follow from the build's own samples (of a build that was judged by other rules, the file alone). Such
+            a build is compared with none.
+        scope: words before ``latency`` and ``speed-up``: empty for the model alone.
+        simulated: no device was measured; its latency and its speed-up are compared with none.
+        disturbed: why its milliseconds are those of a disturbed run; empty where nothing speaks against them.
     """
 
     path: Path
@@ -101,6 +105,9 @@ class BuildSummary:
     regressions: tuple[str, ...] = ()
     improvements: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
+    scope: str = ""
+    simulated: bool = False
+    disturbed: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +201,8 @@ class _Entry:
     measurement: Measurement | None
     accuracy_error: float | None
     """Standard error of the build's loss of accuracy over images; None where they were too few, or in older records."""
+    disturbed: Mapping[str, str]
+    """Each of latency and speed-up to why it is that of a disturbed run; empty where nothing speaks against it."""
 
 
 def _builds_in(folder: Path) -> list[Path]:
@@ -215,11 +224,14 @@ def _builds_in(folder: Path) -> list[Path]:
 def _entry(path: Path, record: BuildRecord, edited: tuple[str, ...]) -> _Entry:
     pair, ratio, target, shipped = record.judged_latency, record.speed_up, record.target, record.stages.engine.facts
     statistic, drop, budget = record.judged_statistic, shipped.accuracy_drop, record.target.budget
-    latency, device = None, "no latency was measured"
+    latency, device, disturbed = None, "no latency was measured", {"latency": "", "speed-up": ""}
     if pair is not None:
-        bound = bounds(pair[1].values, statistic, INTERVAL_END_CONFIDENCE)
+        bound = latency_bounds(pair[1], statistic, INTERVAL_END_CONFIDENCE)
         latency = Figure(bound.value, bound.low, bound.high)
         device = ", ".join(pair[1].conditions.identity.values()) or "not named"
+        disturbed["latency"] = moved_reason(pair[1])
+        # other work on the core slows both models of a ratio, whose interval allows for it
+        disturbed["speed-up"] = "" if ratio is None else unsteady_reason(ratio.stability, *pair)
     timed = {"latency_ms": "latency", "speed_up": "speed-up"}
     build = BuildSummary(
         path=path,
@@ -238,8 +250,12 @@ def _entry(path: Path, record: BuildRecord, edited: tuple[str, ...]) -> _Entry:
         device=device,
         budget_figure="" if budget.asks_nothing else timed.get(budget.kind, ""),
         edited=edited,
+        scope="" if pair is None else scope_words(pair[1]),
+        simulated=pair is not None and any(measurement.simulated for measurement in pair),
+        disturbed=disturbed["latency"],
     )
-    return _Entry(build, None if pair is None else pair[1], None if drop is None else drop.standard_error)
+    error = None if drop is None else drop.standard_error
+    return _Entry(build, None if pair is None else pair[1], error, disturbed)
 
 
 def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
@@ -259,11 +275,9 @@ def _with_changes(entry: _Entry, earlier: Sequence[_Entry]) -> _Entry:
             chance = interval_half_width(math.hypot(entry.accuracy_error or 0, other.accuracy_error or 0))
             changes.note_accuracy(build.metric, before.accuracy, build.accuracy, max(build.max_map_drop, chance))
         elif name == "latency":
-            # two runs of one file differ by where it lies in memory; no interval within a run knows of that
-            slack = 1 + PLACEMENT_ALLOWANCE
-            changes.note(name, "ms", before.latency_ms, build.latency_ms, less_is_better=True, slack=slack)
+            changes.note(f"{build.scope}{name}", "ms", before.latency_ms, build.latency_ms, less_is_better=True)
         else:
-            changes.note(name, "×", before.speed_up, build.speed_up, less_is_better=False, slack=1.0)
+            changes.note(f"{build.scope}{name}", "×", before.speed_up, build.speed_up, less_is_better=False)
     moved = replace(
         build,
         compared_with=compared,
@@ -307,12 +321,7 @@ def _latency_obstacles(now: _Entry, before: _Entry) -> list[str]:
     for entry, when in ((now, "now"), (before, "before")):
         if entry.measurement is None or entry.build.latency_ms is None:
             continue
-        core = entry.measurement.conditions.core
-        if core.contended:  # those are milliseconds of its other users, or of what a quota left of it
-            shared = "a quota stopped it" if core.by_quota else "its core was shared with other work"
-            found.append(f"{shared} {when}")
-        if entry.measurement.conditions.device.throttled:
-            found.append(f"the device was slowed down {when}")
+        found += _run_obstacles(entry, "latency", when)
         if not entry.build.latency_ms.bounded:
             count = len(entry.measurement.values)
             found.append(f"{count} samples do not bound {entry.build.statistic} {when}; measure.rounds takes more")
@@ -320,14 +329,21 @@ def _latency_obstacles(now: _Entry, before: _Entry) -> list[str]:
 
 
 def _speed_up_obstacles(now: _Entry, before: _Entry) -> list[str]:
-    """Why the speed-ups of two builds cannot be compared; other work on the core slows both models of one."""
+    """Why the speed-ups of two builds cannot be compared."""
     found = _site_obstacles(now, before)
     if now.build.baseline != before.build.baseline:
         found.append(OTHER_WEIGHTS)
     for entry, when in ((now, "now"), (before, "before")):
         if entry.measurement is not None and (entry.build.speed_up is None or not entry.build.speed_up.bounded):
             found.append(f"its samples give no ratio {when}")
+        found += _run_obstacles(entry, "speed-up", when)
     return found
+
+
+def _run_obstacles(entry: _Entry, figure: str, when: str) -> list[str]:
+    """Why a run proves nothing of a figure, whatever it is held against."""
+    found = [f"simulated {when}: no device was measured"] if entry.build.simulated else []
+    return found + ([f"disturbed {when}: {why}"] if (why := entry.disturbed[figure]) else [])
 
 
 def _site_obstacles(now: _Entry, before: _Entry) -> list[str]:
@@ -377,16 +393,14 @@ class _Changes:
     worse: list[str]
     better: list[str]
 
-    def note(
-        self, name: str, unit: str, old: Figure | None, new: Figure | None, *, less_is_better: bool, slack: float
-    ) -> None:
-        """Add a figure whose interval left the old one's by more than the factor ``slack``."""
+    def note(self, name: str, unit: str, old: Figure | None, new: Figure | None, *, less_is_better: bool) -> None:
+        """Add a figure whose interval left the old one's."""
         assert old is not None and new is not None
         assert old.low is not None and old.high is not None and new.low is not None and new.high is not None
         text = f"{name} {old.value:.3f} → {new.value:.3f} {unit}"
-        if new.low > old.high * slack:
+        if new.low > old.high:
             (self.worse if less_is_better else self.better).append(text)
-        elif new.high * slack < old.low:
+        elif new.high < old.low:
             (self.better if less_is_better else self.worse).append(text)
 
     def note_accuracy(self, metric: str, old: float, new: float, least: float) -> None:

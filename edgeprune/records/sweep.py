@@ -98,6 +98,7 @@ class Sweep:
         points: of the budgets.
         statistic: of the latencies in ms.
         metric: name of the accuracy.
+        scope: of every latency: ``model``, or ``end_to_end``; ``model`` in older files.
         schema_version: of the JSON that :mod:`edgeprune.serial` makes of it; 1 in files that say none.
     """
 
@@ -106,3 +107,4 @@ class Sweep:
     statistic: str
     metric: str
     schema_version: Literal[1] = 1
+    scope: Literal["model", "end_to_end"] = "model"

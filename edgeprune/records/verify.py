@@ -13,7 +13,7 @@ from edgeprune.reading import read_bytes, shown
 from edgeprune.records.build import BuildRecord, is_as_written
 from edgeprune.records.gates import edits
 from edgeprune.records.show import RECORD, build_of, bundle_of
-from edgeprune.version import __version__
+from edgeprune.samples.gates import RULES
 
 SHOWN = 3  # faults that one line names
 MISSING = "is missing"
@@ -45,10 +45,10 @@ class Verification:
     def require_as_built(self, *, whole: bool = True) -> None:
         """Raise ``DataError`` with what differs; a missing file too where the ``whole`` bundle is asked for.
 
-        Gates that another version of edgeprune judged may have followed other rules: they are no reason.
+        Gates that were judged by other rules than today's are no reason.
         """
         faults = [*(self.missing if whole else ()), *self.changed]
-        refuse_edited(self.bundle, faults + (list(self.edited) if self.record.edgeprune == __version__ else []))
+        refuse_edited(self.bundle, faults + (list(self.edited) if _by_these_rules(self.record) else []))
 
 
 def read_untouched(directory: Path) -> BuildRecord:
@@ -64,15 +64,20 @@ def read_untouched(directory: Path) -> BuildRecord:
 
 def read_with_edits(directory: Path) -> tuple[BuildRecord, tuple[str, ...]]:
     """The record of a run directory or a bundle, and what in it is not as edgeprune wrote it, a line each: the file by
-    its own digest, and gates that do not follow from its samples. Another version may have judged by other rules; of
-    its records the file alone is looked at.
+    its own digest, and gates that do not follow from its samples. Of a record that was judged by other rules the file
+    alone is looked at.
 
     Raises:
         DataError: there is no build, or its record cannot be read.
     """
     record, content, _ = _read(directory)
-    judged = edits(record) if record.edgeprune == __version__ else ()
+    judged = edits(record) if _by_these_rules(record) else ()
     return record, (*_changed_record(content, record), *judged)
+
+
+def _by_these_rules(record: BuildRecord) -> bool:
+    """Whether its gates, made anew, have to be those that it holds; older records than the rules' number have none."""
+    return record.rules == RULES
 
 
 def refuse_edited(bundle: Path, faults: Sequence[str]) -> None:

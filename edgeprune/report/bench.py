@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeprune.report.table import Table
-from edgeprune.report.text import interval_text
-from edgeprune.samples.statistics import spread_of, value_of
+from edgeprune.report.text import INTERVAL, interval_text, ms_end, ms_text
+from edgeprune.samples.statistics import confidence_text, spread_of, value_of
+from edgeprune.samples.text import ceiled, floored
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult, ModelBench
@@ -33,8 +34,16 @@ COLUMNS = (
 MIB = 2**20
 
 
+def bench_title(result: BenchResult) -> str:
+    """What the figures of :func:`bench_table` are, and how sure its bounds."""
+    simulated = "SIMULATED " if any(model.latency.simulated for model in result.models) else ""
+    sure = confidence_text(result.models[0].summary.confidence)
+    ratios = f", ratios with their {INTERVAL}" if result.models[1:] else ""
+    return f"{simulated}latency in ms by {result.runtime}, one-sided bounds at {sure}{ratios}"
+
+
 def bench_table(result: BenchResult) -> Table:
-    """A row a model; bounds stand behind their percentile as ``≤``."""
+    """A row a model; bounds stand behind their percentile as ``≤``, and where there is a limit they are its gate's."""
     return Table.of(COLUMNS, (_row(name, model) for name, model in zip(result.names, result.models, strict=True)))
 
 
@@ -45,20 +54,21 @@ def slowest_layers_table(model: ModelBench) -> Table:
 
 
 def end_to_end_text(times: EndToEndTimes) -> str:
-    """Medians of the parts on one line."""
+    """The median of the whole, and those of its parts, which need not add up to it."""
     samples_ms = {"pre": times.pre_ms, "model": times.model_ms, "post": times.post_ms}
     parts = {name: value_of(values, "p50") for name, values in samples_ms.items()}
     total = value_of([sum(run) for run in zip(*samples_ms.values(), strict=True)], "p50")
     height, width = times.frame
-    listed = " + ".join(f"{name} {value:.2f}" for name, value in parts.items())
-    return f"end to end p50 {total:.2f} ms = {listed} (frame {width} x {height}, {times.boxes} boxes)"
+    listed = ", ".join(f"{name} {ms_text(value)}" for name, value in parts.items())
+    medians = f"p50 {ms_text(total)} ms; medians of its parts: {listed}"
+    return f"end to end {medians} (frame {width} x {height}, {times.boxes} boxes)"
 
 
 def _row(name: str, model: ModelBench) -> tuple[str, ...]:
-    summary = model.summary
+    summary, limit = model.summary, None if model.gate is None else model.gate.limit
 
     def with_bound(value: float, bound: float | None) -> str:
-        return f"{value:.2f}" + (f" (≤ {bound:.2f})" if bound is not None else "")
+        return ms_text(value) + (f" (≤ {ms_end(bound, limit, up=True)})" if bound is not None else "")
 
     return (
         name,
@@ -66,7 +76,7 @@ def _row(name: str, model: ModelBench) -> tuple[str, ...]:
         with_bound(summary.p90, summary.p90_bound),
         with_bound(summary.p95, summary.p95_bound),
         with_bound(summary.p99, summary.p99_bound),
-        f"{summary.mean:.2f}",
+        ms_text(summary.mean),
         f"{summary.throughput:.1f}",
         f"{model.size_bytes / MIB:.1f} MiB",
         model.precision or "–",
@@ -74,7 +84,7 @@ def _row(name: str, model: ModelBench) -> tuple[str, ...]:
         _energy(model.energy),
         _interval(model.speed_up),
         _interval(model.cpu_speed_up),
-        "steady" if summary.stability.stable else summary.stability.reason,
+        model.state,
     )
 
 
@@ -82,7 +92,8 @@ def _energy(energy: Measurement | None) -> str:
     if energy is None:
         return "–"
     spread = spread_of(energy.values)
-    return f"{spread.median:.3g} ({spread.low:.3g} to {spread.high:.3g}) mJ"
+    ends = f"{floored(spread.low, kind='g', digits=3)} to {ceiled(spread.high, kind='g', digits=3)}"
+    return f"{spread.median:.3g} ({ends}) mJ"
 
 
 def _interval(ratio: RatioInterval | None) -> str:

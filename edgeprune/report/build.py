@@ -19,7 +19,18 @@ from edgeprune.report.diagnosis import diagnosis_table
 from edgeprune.report.page import render
 from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, budget_text, device_text, interval_text, ms_text, number_text, shell_line
+from edgeprune.report.text import (
+    INTERVAL,
+    budget_text,
+    device_text,
+    ends_text,
+    interval_text,
+    ms_end,
+    ms_text,
+    number_text,
+    scope_text,
+    shell_line,
+)
 from edgeprune.report.verdict import (
     COLUMNS,
     accuracy_text,
@@ -34,10 +45,10 @@ from edgeprune.report.verdict import (
     verdict_table,
     without_commands,
 )
-from edgeprune.samples.gates import Gate, Verdict, latency_bounds
+from edgeprune.samples.gates import RULES, Gate, Verdict, scope_words
+from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, value_of
 from edgeprune.samples.text import signed_text
-from edgeprune.version import __version__
 from edgeprune.workspace import BUNDLE, run_directory_of
 
 if TYPE_CHECKING:
@@ -98,13 +109,13 @@ def build_page(record: BuildRecord, scenes: Sequence[Scene] = (), before: str = 
 def page_beside(record: BuildRecord, bundle: Path) -> bytes:
     """The page that the build left beside its bundle; empty where none is there, or another build's.
 
-    A page is written before the report beside it, so that it is of the record whose report that is. Another version of
-    edgeprune may have put the report otherwise: of its pages, that of a run directory is taken.
+    A page is written before the report beside it, so that it is of the record whose report that is. By other rules the
+    report was put otherwise: of such pages, that of a run directory is taken.
     """
     page = bundle.parent / PAGE
     if bundle.name != BUNDLE or not is_file(page):
         return b""
-    if record.edgeprune == __version__:
+    if record.rules == RULES:
         report = page.with_name(REPORT)
         ours = is_file(report) and read_bytes(report) == build_markdown(record).encode()
     else:
@@ -145,7 +156,8 @@ def sizes_table(record: BuildRecord) -> Table:
         statistic, interval = record.judged_statistic, record.speed_up
         figures = (latency_bounds(measurement, statistic, INTERVAL_END_CONFIDENCE) for measurement in pair)
         ratio = interval_text(interval) if interval is not None else "–"
-        rows.append((f"latency {statistic}{both}, {INTERVAL}", *(_with_interval(figure) for figure in figures), ratio))
+        name = f"{scope_words(pair[1])}latency {statistic}{both}, {INTERVAL}"
+        rows.append((name, *(_with_interval(figure) for figure in figures), ratio))
     after = engine.accuracy
     images = (
         f"{after.metric}, {after.accuracy.images} images of {after.accuracy.split} of {Path(record.dataset.path).name}"
@@ -170,12 +182,14 @@ def _tiles(record: BuildRecord) -> list[_Tile]:
     """What a build is about, in the figures of :func:`sizes_table`."""
     baseline, engine = record.stages.baseline.facts, record.stages.engine.facts
     tiles: list[_Tile] = []
-    if (pair := record.judged_latency) is not None:
-        statistic = record.judged_statistic
+    pair, scope = record.judged_latency, ""
+    if pair is not None:
+        statistic, scope = record.judged_statistic, scope_words(pair[1])
         slow, fast = (ms_text(value_of(measurement.values, statistic)) for measurement in pair)
-        tiles.append(_Tile(f"latency {statistic}", f"{fast} ms", f"from {slow} ms"))
+        tiles.append(_Tile(f"{scope}latency {statistic}", f"{fast} ms", f"from {slow} ms"))
     if (ratio := record.speed_up) is not None:
-        tiles.append(_Tile("speed-up", f"×{ratio.ratio:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}, two-sided 95 %"))
+        ends = f"{ends_text(ratio.low, ratio.high)}, two-sided 95 %"
+        tiles.append(_Tile(f"{scope}speed-up", f"×{ratio.ratio:.3f}", ends))
     change = change_text(baseline.reference_accuracy - engine.accuracy.value)
     tiles.append(_Tile(engine.accuracy.metric, f"{engine.accuracy.value:.4f}", f"{change} against the unpruned"))
     before = engine.unpruned_bytes(baseline) / 2**20
@@ -273,7 +287,8 @@ def _probes_table(record: BuildRecord) -> Table:
         )
         for number, probe in enumerate(record.stages.prune.facts.probes, 1)
     )
-    return Table.of(("probe", "MACs", "unpruned", "pruned", "share of the budget"), rows)
+    scope = scope_text(record.target.budget.scope)
+    return Table.of(("probe", "MACs", f"{scope}unpruned", f"{scope}pruned", "share of the budget"), rows)
 
 
 def _gate_row(gate: Gate) -> dict[str, str]:
@@ -287,5 +302,6 @@ def _compared(name: str, before: float, after: float, unit: str) -> tuple[str, .
 
 
 def _with_interval(figure: Bounds) -> str:
-    ends = "" if figure.low is None or figure.high is None else f" ({ms_text(figure.low)} to {ms_text(figure.high)})"
+    known = figure.low is not None and figure.high is not None
+    ends = f" ({ms_end(figure.low, up=False)} to {ms_end(figure.high, up=True)})" if known else ""
     return f"{ms_text(figure.value)} ms{ends}"

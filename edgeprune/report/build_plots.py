@@ -12,8 +12,9 @@ from edgeprune.records.facts import ProbeFacts
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, ms_text
-from edgeprune.samples.gates import latency_bounds, pass_confidence
+from edgeprune.report.text import INTERVAL, ends_text, ms_end, ms_text, scope_text
+from edgeprune.samples.gates import pass_confidence, scope_words
+from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import confidence_text, value_of
 from edgeprune.target.schema import BUDGET_WINDOW
 
@@ -46,7 +47,7 @@ def trade_off(record: BuildRecord) -> Plot | None:
         return None
     baseline = record.stages.baseline.facts
     before, after = baseline.reference_accuracy, record.stages.engine.facts.accuracy.value
-    statistic = record.judged_statistic
+    statistic, scope = record.judged_statistic, scope_words(pair[1])
     slow, fast = (value_of(measurement.values, statistic) for measurement in pair)
     limit, floor = limit_ms(record), before - record.target.accuracy.max_map_drop
     metric, unpruned = baseline.accuracy.metric, "unpruned"
@@ -68,7 +69,7 @@ def trade_off(record: BuildRecord) -> Plot | None:
         axes.axhline(floor, color=COLOURS["limit"], linestyle=":", label="accuracy floor")
         axes.margins(0.18)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"{_scope(record)}latency {statistic}, ms")
+        axes.set_xlabel(f"{scope}latency {statistic}, ms")
         axes.set_ylabel(metric)
         legend_above(axes, 2)
 
@@ -78,8 +79,8 @@ def trade_off(record: BuildRecord) -> Plot | None:
     rows = [(unpruned, ms_text(slow), f"{before:.4f}"), ("what ships", ms_text(fast), f"{after:.4f}")]
     rows += [(f"probe {number}", f"{share:.1%} of the budget", "not trained") for number, share in enumerate(shares, 1)]
     rows += [("budget", ms_text(limit), ""), ("floor", "", f"{floor:.4f}")]
-    table = Table.of(("", f"{statistic}, ms", metric), rows)
-    return draw_plot("trade-off", "Accuracy against latency", alt, draw, table)
+    table = Table.of(("", f"{scope}latency {statistic}, ms", metric), rows)
+    return draw_plot("trade-off", f"Accuracy against {scope}latency", alt, draw, table)
 
 
 def latency(record: BuildRecord) -> Plot | None:
@@ -87,7 +88,7 @@ def latency(record: BuildRecord) -> Plot | None:
     pair = record.judged_latency
     if pair is None:
         return None
-    statistic, limit = record.judged_statistic, limit_ms(record)
+    statistic, limit, scope = record.judged_statistic, limit_ms(record), scope_words(pair[1])
     confidence = pass_confidence(record.target.measure.retries)
     before, after = (measurement.values for measurement in pair)
     high = latency_bounds(pair[1], statistic, confidence).high
@@ -105,31 +106,33 @@ def latency(record: BuildRecord) -> Plot | None:
             axes.axvline(limit, color=COLOURS["limit"], linestyle="--", label="budget")
         axes.set_xlim(0.9 * min(*before, *after), edge)
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel(f"{_scope(record)}latency, ms")
+        axes.set_xlabel(f"{scope}latency, ms")
         axes.set_ylabel("share at or below")
         legend_above(axes, 2)
 
     interval = record.speed_up
     names = ("p50", "p90", "p95", "p99")
-    alt = f"{len(after)} samples each. {statistic} {ms_text(value_of(before, statistic))} ms unpruned, "
+    held = limit if record.target.budget.kind == "latency_ms" else None  # what the gate holds the bound against
+    alt = f"{len(after)} samples each. {scope}{statistic} {ms_text(value_of(before, statistic))} ms unpruned, "
     alt += f"{ms_text(value_of(after, statistic))} ms shipped"
-    alt += (
-        f", at most {ms_text(high)} ms with {confidence_text(confidence, 1)} confidence." if high is not None else "."
-    )
+    sure = confidence_text(confidence, 1)
+    alt += f", at most {ms_end(high, held, up=True)} ms with {sure} confidence." if high is not None else "."
     if beyond:
         alt += f" Slower than the plot shows: {beyond} of both."
     if interval is not None:
-        alt += f" Speed-up ×{interval.ratio:.3f}, {INTERVAL} {interval.low:.3f} to {interval.high:.3f}."
+        alt += f" Speed-up ×{interval.ratio:.3f}, {INTERVAL} {ends_text(interval.low, interval.high)}."
     rows = []
     for label, measured in zip(("unpruned", "what ships"), pair, strict=True):
-        figures = [latency_bounds(measured, name, confidence) for name in names]
+        figures = [(name, latency_bounds(measured, name, confidence)) for name in names]
         cells = [
-            ms_text(figure.value) + (f" (≤ {ms_text(figure.high)})" if figure.high is not None else "")
-            for figure in figures
+            ms_text(figure.value)
+            + (f" (≤ {ms_end(figure.high, held if name == statistic else None, up=True)})" if figure.high else "")
+            for name, figure in figures
         ]
         rows.append((label, str(len(measured.values)), *cells))
-    columns = (f"ms, one-sided bound at {confidence_text(confidence, 1)}", "samples", *names)
-    return draw_plot("latency", "Latency, every sample", alt, draw, Table.of(columns, rows))
+    columns = (f"{scope}ms, one-sided bound at {sure}", "samples", *names)
+    title = f"{scope}latency, every sample"
+    return draw_plot("latency", title[:1].upper() + title[1:], alt, draw, Table.of(columns, rows))
 
 
 def search(record: BuildRecord) -> Plot | None:
@@ -176,7 +179,8 @@ def search(record: BuildRecord) -> Plot | None:
         )
     ]
     alt = f"Probes: {len(probes)}; the last took {took[-1]:.1f} % of the budget at MACs ×{probes[-1].macs_ratio:.2f}."
-    columns = ("probe", "MACs", "unpruned, ms", "pruned, ms", "of the budget", "expected")
+    scope = scope_text(record.target.budget.scope)
+    columns = ("probe", "MACs", f"{scope}unpruned, ms", f"{scope}pruned, ms", "of the budget", "expected")
     return draw_plot("search", "How the budget was found", alt, draw, Table.of(columns, rows))
 
 
@@ -304,11 +308,6 @@ def limit_ms(record: BuildRecord) -> float | None:
     if budget.speed_up is not None and pair is not None:
         return value_of(pair[0].values, record.judged_statistic) / budget.speed_up
     return budget.latency_ms
-
-
-def _scope(record: BuildRecord) -> str:
-    """Words before ``latency``: nothing for the model alone."""
-    return "end-to-end " if record.target.budget.scope == "end_to_end" else ""
 
 
 def _short(name: str) -> str:

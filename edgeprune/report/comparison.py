@@ -10,8 +10,9 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, interval_text, ms_text, number_text, shell_line
-from edgeprune.samples.statistics import bounds, value_of
+from edgeprune.report.text import INTERVAL, ends_text, interval_text, ms_end, ms_text, number_text, shell_line
+from edgeprune.samples.measurement import latency_bounds
+from edgeprune.samples.statistics import confidence_text, value_of
 from edgeprune.samples.text import signed_text
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def models_table(comparison: Comparison) -> Table:
                 *(interval_text(bench.speed_up) if bench.speed_up else "too few samples" for bench in timed[1:]),
             ),
             ("images a second", *(f"{bench.summary.throughput:.1f}" for bench in timed)),
+            ("state of the run", *(bench.state for bench in timed)),
         ]
     else:
         rows.append((f"latency {comparison.statistic}", *("not measured" for _ in models)))
@@ -131,7 +133,8 @@ def trade_off(comparison: Comparison) -> Plot | None:
     timed = _timed(comparison)
     if not timed:
         return None
-    latencies = (bounds(bench.latency.values, comparison.statistic) for bench in timed)
+    sure = timed[0].summary.confidence
+    latencies = (latency_bounds(bench.latency, comparison.statistic, sure) for bench in timed)
     points = list(zip(latencies, comparison.models, strict=True))
 
     def draw(axes: Axes) -> None:
@@ -150,12 +153,18 @@ def trade_off(comparison: Comparison) -> Plot | None:
             )
         axes.margins(0.2)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency {comparison.statistic}, ms, one-sided bounds at 99 %")
+        axes.set_xlabel(f"latency {comparison.statistic}, ms, one-sided bounds at {confidence_text(sure)}")
         axes.set_ylabel(comparison.metric)
         axes.legend(loc="best", fontsize=10)
 
     rows = [
-        (model.name, *map(ms_text, (bound.value, bound.low, bound.high)), f"{model.accuracy.map50_95:.4f}")
+        (
+            model.name,
+            ms_text(bound.value),
+            ms_end(bound.low, up=False),
+            ms_end(bound.high, up=True),
+            f"{model.accuracy.map50_95:.4f}",
+        )
         for bound, model in points
     ]
     alt = "; ".join(f"{name}: {ms} ms at {comparison.metric} {value}" for name, ms, _, _, value in rows)
@@ -246,6 +255,8 @@ def _summary(comparison: Comparison) -> str:
     for model in others:
         change = model.accuracy.map50_95 - first.accuracy.map50_95
         ratio = model.latency.speed_up if model.latency else None
-        speed = f"×{ratio.ratio:.2f} the speed ({ratio.low:.2f} to {ratio.high:.2f}), " if ratio else ""
+        speed = f"×{ratio.ratio:.2f} the speed ({ends_text(ratio.low, ratio.high, 2)}), " if ratio else ""
         changes.append(f"{model.name}: {speed}{comparison.metric} {signed_text(change)}")
-    return f"Against {first.name}. {'; '.join(changes)}."
+    disturbed = [model.name for model in comparison.models if model.latency and model.latency.disturbed]
+    doubt = f" The times of {', '.join(disturbed)} are of a disturbed run." if disturbed else ""
+    return f"Against {first.name}. {'; '.join(changes)}.{doubt}"

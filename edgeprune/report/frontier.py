@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_unsure, legend_above
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL
+from edgeprune.report.text import INTERVAL, scope_text
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.statistics import interval_half_width
-from edgeprune.samples.text import signed_text
+from edgeprune.samples.text import DIGITS, ceiled, floored, signed_text
 from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ COLUMNS = ("", "ms", "speed-up", "accuracy", "untrained, val", "parameters", "")
 
 def frontier_table(found: Frontier) -> Table:
     """A row a lever: the trained ones by latency, then what was not trained, with the reason."""
-    return Table.of(COLUMNS, [*map(_cells, _trained(found)), *map(_cells, _rest(found))])
+    return Table.of(_columns(found), [*map(_cells, _trained(found)), *map(_cells, _rest(found))])
 
 
 def measured_table(found: Frontier) -> Table:
     """The trained rows alone."""
-    return Table.of(COLUMNS, map(_cells, _trained(found)))
+    return Table.of(_columns(found), map(_cells, _trained(found)))
+
+
+def _columns(found: Frontier) -> Iterator[str]:
+    return (f"{scope_text(found.scope)}{name}" if name == "ms" else name for name in COLUMNS)
 
 
 def left_out_lines(found: Frontier) -> list[str]:
@@ -129,7 +133,8 @@ def _with_ends(difference: float, interval: DropInterval | None) -> str:
         return text
     if interval.standard_error is None:
         return f"{text} ({interval.images} images {interval.why_unknown})"
-    return f"{text} ({signed_text(interval.ends[0])} to {signed_text(interval.ends[1])})"
+    low, high = interval.ends
+    return f"{text} ({floored(low, digits=DIGITS, signed=True)} to {ceiled(high, digits=DIGITS, signed=True)})"
 
 
 def how_to_build(found: Frontier, one: Recommendation) -> str:
@@ -179,7 +184,7 @@ def frontier_plot(found: Frontier) -> Plot:
     What lies on it, or is recommended, is numbered from the fastest on. A machine drifts between rows; each was timed
     beside the baseline, so that what is drawn is its ratio, in ms of the baseline's own row.
     """
-    rows = _trained(found)
+    rows, scope = _trained(found), scope_text(found.scope)
     base_ms = next((row.measured.ms * row.measured.speed_up for row in (found.rows[0], *rows) if row.measured), 1.0)
     places = [(base_ms / row.measured.speed_up, row.measured.accuracy, row) for row in rows if row.measured is not None]
     limits = [base_ms / value if found.kind == "speed_up" else value for value in found.budgets]
@@ -214,7 +219,7 @@ def frontier_plot(found: Frontier) -> Plot:
             axes.annotate(str(number), (ms, accuracy), (0, 11), textcoords="offset points", ha="center", fontsize=9)
         axes.margins(0.15)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency {found.statistic}, ms")
+        axes.set_xlabel(f"{scope}latency {found.statistic}, ms")
         axes.set_ylabel(found.metric)
         legend_above(axes, 3)
 
@@ -226,7 +231,7 @@ def frontier_plot(found: Frontier) -> Plot:
     alt = f"{named}." + (f" {behind} more lie behind them." if behind else "")
     numbers = {row.name: str(number) for number, (*_, row) in enumerate(marked, 1)}
     table = Table.of(
-        ("", "number", "ms", found.metric),
+        ("", "number", f"{scope}ms", found.metric),
         ((row.name, numbers.get(row.name, ""), f"{ms:.2f}", f"{accuracy:.4f}") for ms, accuracy, row in places),
     )
-    return draw_plot("frontier", "Accuracy against latency", alt, draw, table, height_in=4.2)
+    return draw_plot("frontier", f"Accuracy against {scope}latency", alt, draw, table, height_in=4.2)

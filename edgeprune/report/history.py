@@ -10,7 +10,7 @@ from edgeprune.records.history import NO_EARLIER
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, ms_text
+from edgeprune.report.text import INTERVAL, ends_text, ms_end, ms_text
 from edgeprune.samples.gates import Verdict
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def history_table(history: History) -> Table:
             names[built.path],
             created_text(built),
             built.verdict.value,
-            f"{_figure(built.latency_ms, ms_text)} {built.statistic}" if built.latency_ms else "–",
-            f"×{_figure(built.speed_up)}" if built.speed_up else "–",
+            f"{_latency(built)} {built.scope}{built.statistic}" if built.latency_ms else "–",
+            _speed_up(built) or "–",
             f"{built.accuracy:.4f}",
             f"{built.size_mib:.2f}",
             devices[built.device],
@@ -53,13 +53,42 @@ def created_text(built: BuildSummary) -> str:
 
 def figures_text(built: BuildSummary) -> str:
     """What a build measured, in one line."""
-    figures = [f"{built.statistic} {_figure(built.latency_ms, ms_text)} ms"] if built.latency_ms else []
-    figures += [f"×{_figure(built.speed_up)}"] if built.speed_up else []
-    return ", ".join([*figures, f"{built.metric} {built.accuracy:.4f}", f"{built.size_mib:.2f} MiB"])
+    latency = f"{built.scope}{built.statistic} {_latency(built)} ms" if built.latency_ms else ""
+    figures = [latency, _speed_up(built)]
+    return ", ".join([*filter(None, figures), f"{built.metric} {built.accuracy:.4f}", f"{built.size_mib:.2f} MiB"])
+
+
+def _latency(built: BuildSummary) -> str:
+    """Milliseconds with their interval; empty where none were measured."""
+    if built.latency_ms is None:
+        return ""
+    figure = built.latency_ms
+    known = figure.low is not None and figure.high is not None
+    ends = f" ({ms_end(figure.low, up=False)} to {ms_end(figure.high, up=True)})" if known else ""
+    return f"{_simulated(built)}{ms_text(figure.value)}{ends}"
+
+
+def _speed_up(built: BuildSummary) -> str:
+    """A ratio with its interval, and of what it is where that is not the model alone; empty where none was measured."""
+    if built.speed_up is None:
+        return ""
+    scope = f" {built.scope.rstrip()}" if built.scope else ""
+    return f"{_simulated(built)}×{_figure(built.speed_up)}{scope}"
+
+
+def _simulated(built: BuildSummary) -> str:
+    return "SIMULATED " if built.simulated else ""
 
 
 def change_text(built: BuildSummary, names: Mapping[Path, str]) -> str:
-    """What was edited, and what moved, in words, and against which build; ``names`` are :attr:`History.names`."""
+    """What was edited, what moved, in words, and against which build, and that a run was disturbed where nothing else
+    says so; ``names`` are :attr:`History.names`."""
+    words, why = _moved_text(built, names), built.disturbed
+    told = not why or any(why in other for other in built.uncompared.values())
+    return words if told else f"{words}; its milliseconds are of a disturbed run: {why}"
+
+
+def _moved_text(built: BuildSummary, names: Mapping[Path, str]) -> str:
     changes = [f"edited: {line}" for line in built.edited]
     changes += [f"regression: {change}" for change in built.regressions]
     changes += [f"better: {change}" for change in built.improvements]
@@ -130,8 +159,8 @@ def _part(history: History, place: int) -> _Part:
     """The part of a page; ``place`` counts those of several targets from 1, and is 0 for the only one."""
     latest, words, count = history.builds[-1], verdict_words(history), len(history.builds)
     plots = (
-        _trend(history, "latency", "Latency of what ships", "ms", lambda built: built.latency_ms, place),
-        _trend(history, "speed-up", "Speed-up against the unpruned model", "×", lambda built: built.speed_up, place),
+        _trend(history, "latency", "of what ships", "ms", lambda built: built.latency_ms, place),
+        _trend(history, "speed-up", "against the unpruned model", "×", lambda built: built.speed_up, place),
         _accuracy(history, place),
     )
     table = history_table(history)
@@ -150,13 +179,17 @@ def _part(history: History, place: int) -> _Part:
 
 
 def _trend(
-    history: History, key: str, title: str, unit: str, of: Callable[[BuildSummary], Figure | None], place: int
+    history: History, key: str, what: str, unit: str, of: Callable[[BuildSummary], Figure | None], place: int
 ) -> Plot | None:
+    """A figure over the builds that have it; where they were not all timed alike, the table says how each was."""
     points = [(number, built, value) for number, built in enumerate(history.builds, 1) if (value := of(built))]
     if not points:
         return None
     devices = list(dict.fromkeys(built.device for _, built, _ in points))
     letters = device_names(history)
+    scopes = {built.scope for _, built, _ in points}
+    scope = scopes.pop() if len(scopes) == 1 else ""
+    title = f"{scope}{key} {what}"
 
     def draw(axes: Axes) -> None:
         for place, device in enumerate(devices):
@@ -176,24 +209,25 @@ def _trend(
                 label=f"device {letters[device]}",
             )
         _join(axes, _compared(key, [(number, built, value.value) for number, built, value in points]))
-        _mark_regressions(axes, [(number, value.value) for number, built, value in points if _regressed(built, key)])
-        _set_axes(axes, history, f"{key}, {unit}")
+        worse = [(number, value.value) for number, built, value in points if _regressed(built, f"{built.scope}{key}")]
+        _mark_regressions(axes, worse)
+        _set_axes(axes, history, f"{scope}{key}, {unit}")
 
     rows = [
         (
             history.names[built.path],
-            _figure(value),
+            f"{_simulated(built)}{_figure(value)} {built.scope}".rstrip(),
             letters[built.device],
-            _regressions(built, key),
+            _regressions(built, f"{built.scope}{key}"),
         )
         for _, built, value in points
     ]
-    latest = f"{points[-1][2].value:.3f} {unit} in {history.names[points[-1][1].path]}"
-    figures = {built.path: f"{value.value:.3f} {unit}" for _, built, value in points}
+    figures = {built.path: f"{_simulated(built)}{value.value:.3f} {unit}" for _, built, value in points}
+    latest = f"{figures[points[-1][1].path]} in {history.names[points[-1][1].path]}"
     alt = f"{_against(points[-1][1], key, latest, figures, history.names)}; "
-    alt += f"regressions: {sum(_regressed(built, key) for _, built, _ in points)}."
+    alt += f"regressions: {sum(_regressed(built, f'{built.scope}{key}') for _, built, _ in points)}."
     table = Table.of(("build", f"{unit}, {INTERVAL}", "device", "regression"), rows)
-    return draw_plot(*_named(key, title, history, place), alt, draw, table)
+    return draw_plot(*_named(key, title[:1].upper() + title[1:], history, place), alt, draw, table)
 
 
 def _named(key: str, title: str, history: History, place: int) -> tuple[str, str]:
@@ -268,6 +302,6 @@ def _set_axes(axes: Axes, history: History, label: str) -> None:
         axes.legend(loc="best", fontsize=10)
 
 
-def _figure(figure: Figure, text: Callable[[float], str] = "{:.3f}".format) -> str:
-    ends = "" if figure.low is None or figure.high is None else f" ({text(figure.low)} to {text(figure.high)})"
-    return f"{text(figure.value)}{ends}"
+def _figure(figure: Figure) -> str:
+    ends = "" if figure.low is None or figure.high is None else f" ({ends_text(figure.low, figure.high)})"
+    return f"{figure.value:.3f}{ends}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, draw_unsure, shortened
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
+from edgeprune.report.text import scope_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
             (*row[:-1], "failed" if point.failed else point.verdict) if point.shortcoming else row
             for row, point in zip(rows, points, strict=True)
         ]
-    return Table.of(COLUMNS, rows)
+    return Table.of((f"{scope_text(sweep.scope)}{name}" if name == "ms" else name for name in COLUMNS), rows)
 
 
 def point_cells(point: Point) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def sweep_plot(sweep: Sweep) -> Plot:
 
     Points that are no sure answer to their budget are crossed out.
     """
-    points = (*sweep.unpruned, *sweep.points)
+    points, scope = (*sweep.unpruned, *sweep.points), scope_text(sweep.scope)
     base_ms = next((point.ms * point.speed_up for point in points if point.failed is None), 1.0)  # the swept one's own
 
     def place(point: Point) -> tuple[float, float]:
@@ -81,7 +82,7 @@ def sweep_plot(sweep: Sweep) -> Plot:
         draw_unsure(axes, unsure)
         axes.margins(0.15)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"latency {sweep.statistic}, ms")
+        axes.set_xlabel(f"{scope}latency {sweep.statistic}, ms")
         axes.set_ylabel(sweep.metric)
         axes.legend(loc="lower right", fontsize=10)
 
@@ -92,4 +93,4 @@ def sweep_plot(sweep: Sweep) -> Plot:
         return f"{point.name}: {ms:.2f} ms, {sweep.metric} {accuracy:.4f}{point.verdict and ', '}{point.verdict}"
 
     alt = "; ".join(map(words, points))
-    return draw_plot("sweep", "Accuracy against latency", f"{alt}.", draw, sweep_table(sweep))
+    return draw_plot("sweep", f"Accuracy against {scope}latency", f"{alt}.", draw, sweep_table(sweep))

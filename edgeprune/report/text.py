@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeprune.samples.text import DIGITS
+from edgeprune.samples.text import DIGITS, ceiled, floored
 
 if TYPE_CHECKING:
     from edgeprune.records.build import DeviceRow
@@ -32,7 +32,19 @@ def ms_text(value: float | None) -> str:
     """Milliseconds, everywhere with the same digits: one latency reads the same wherever it stands."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:.{_ms_digits(value)}f}"
+
+
+def ms_end(value: float | None, limit: float | None = None, *, up: bool) -> str:
+    """Milliseconds that something takes at least, or with ``up`` at most: as :func:`ms_text`, rounded away from what
+    lies between; beside a ``limit`` with the digits that show on which side of it they are."""
+    if value is None:
+        return "–"
+    return (ceiled if up else floored)(value, limit, digits=_ms_digits(value))
+
+
+def _ms_digits(value: float) -> int:
+    return 2 if abs(value) >= 1 else 4
 
 
 def duration_text(seconds: float) -> str:
@@ -49,7 +61,12 @@ at most, or better, with the confidence of that one end."""
 
 def interval_text(ratio: RatioInterval) -> str:
     """A ratio with its interval."""
-    return f"×{ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+    return f"×{ratio.ratio:.3f} ({ends_text(ratio.low, ratio.high)})"
+
+
+def ends_text(low: float, high: float, digits: int = 3) -> str:
+    """Both ends of an interval, rounded away from each other: what is printed holds at least as surely."""
+    return f"{floored(low, digits=digits)} to {ceiled(high, digits=digits)}"
 
 
 def device_text(device: DeviceRow) -> str:
@@ -58,9 +75,15 @@ def device_text(device: DeviceRow) -> str:
     return f"{'SIMULATED device' if device.simulated else 'Device'} {device.name}: {identity}"
 
 
+def scope_text(scope: str) -> str:
+    """Words before what a budget of this scope times: nothing for the model alone. Of samples,
+    :func:`~edgeprune.samples.gates.scope_words` says it."""
+    return "end-to-end " if scope == "end_to_end" else ""
+
+
 def budget_text(budget: Budget) -> str:
     """A budget in words."""
-    scope = "end-to-end " if budget.scope == "end_to_end" else ""
+    scope = scope_text(budget.scope)
     if budget.latency_ms is not None:
         return f"{budget.statistic} {scope}latency of at most {budget.latency_ms:g} ms"
     if budget.speed_up is not None:

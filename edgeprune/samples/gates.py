@@ -16,11 +16,15 @@ from statistics import median
 from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.conditions import CoreState, most_disturbed
-from edgeprune.samples.measurement import Measurement, differing_conditions, shared_core, speed_up_of
+from edgeprune.samples.measurement import (
+    Measurement,
+    differing_conditions,
+    latency_bounds,
+    shared_core,
+    speed_up_of,
+)
 from edgeprune.samples.statistics import (
-    Bounds,
     Stability,
-    bounds,
     confidence_text,
     placement_margin,
     quantile_of,
@@ -29,9 +33,13 @@ from edgeprune.samples.statistics import (
     stability,
 )
 from edgeprune.samples.telemetry import BOARD, causes_of, doubt_of, remedy_of
-from edgeprune.samples.text import beside, signed_text
+from edgeprune.samples.text import DIGITS, ceiled, floored, told_apart
 from edgeprune.target import Target
 
+RULES = 1
+"""Raised when a gate or a statistic says something else of the same samples, or a report of the same record. A build
+keeps those that it was judged by: of others, what differs is no edit. Records from before there was a number have none.
+"""
 PASS_CONFIDENCE = 0.995  # promised are 1 % of wrong PASS: half of it is kept for what an estimate of dependence misses
 FAIL_CONFIDENCE = 0.97  # promised are 5 %: a wrong FAIL costs a second look, a wrong PASS ships
 MIN_BLOCK_PAIRS = 20  # pairs of blocks, or samples, below which there is no interval and no visible drift
@@ -157,20 +165,6 @@ def _far_outside(values: Sequence[float], statistic: str, limit_ms: float, confi
     return enough and min(values) >= UNSTEADY_MARGIN * limit_ms
 
 
-def latency_bounds(measurement: Measurement, statistic: str, confidence: float, against: float | None = None) -> Bounds:
-    """Bounds of a percentile of latency in any process: an allowance for where memory lies in those that were measured
-    is in both ends.
-
-    Args:
-        measurement: samples in ms.
-        statistic: a percentile such as ``p95``.
-        confidence: one-sided, of the upper bound.
-        against: one-sided, of the lower bound; as much when None.
-    """
-    found = bounds(measurement.values, statistic, confidence, against)
-    return found.widened(placement_margin(len(measurement.conditions.launches)))
-
-
 def latency_gate(
     stage: str,
     measurement: Measurement,
@@ -181,7 +175,7 @@ def latency_gate(
 ) -> Gate:
     """Hold a percentile of measured latency against a limit.
 
-    The bounds are those of :func:`latency_bounds`.
+    The bounds are those of :func:`~edgeprune.samples.measurement.latency_bounds`.
     PASS only when the upper confidence bound is at or under the limit and the run was steady, or when a run that was
     not steady stayed :data:`UNSTEADY_MARGIN` times under the limit in every sample; FAIL when the lower bound is over
     it, or when a run that was not steady, of a device that did not throttle and a core that was not shared, stayed as
@@ -208,7 +202,7 @@ def latency_gate(
     if measurement.unit != "ms":
         raise StageError(f"a latency gate needs samples in ms, {measurement.name} is in {measurement.unit}")
     metric = f"{scope_words(measurement)}latency {statistic}"
-    row = _Row(stage, metric, limit_ms, "ms", measurement.simulated, _doubt(measurement))
+    row = _Row(stage, metric, limit_ms, "ms", measurement.simulated, doubt_about(measurement))
     if not measurement.values:
         return row(None, Verdict.PENDING, "nothing was measured")
     if not all(math.isfinite(value) for value in measurement.values):
@@ -218,28 +212,29 @@ def latency_gate(
     if reason := unsteady_reason(steady, measurement):
         if not _throttled(measurement) and far_inside(measurement.values, statistic, limit_ms, confidence):
             slowest = max(measurement.values)
-            return row(bound.value, Verdict.PASS, f"at most {slowest:.4g} ms in every sample, though {reason}")
+            most = ceiled(slowest, limit_ms, "g", 4)
+            return row(bound.value, Verdict.PASS, f"at most {most} ms in every sample, though {reason}")
         undisturbed = not _throttled(measurement) and not shared_core(measurement)
         if undisturbed and _far_outside(measurement.values, statistic, limit_ms, against):
             fastest = min(measurement.values)
-            return row(bound.value, Verdict.FAIL, f"at least {fastest:.4g} ms in every sample, though {reason}")
-        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; {_steadier(measurement)}")
+            least = floored(fastest, limit_ms, "g", 4)
+            return row(bound.value, Verdict.FAIL, f"at least {least} ms in every sample, though {reason}")
+        return row(bound.value, Verdict.INCONCLUSIVE, f"{reason}; {steadier(measurement)}")
+    low = "?" if bound.low is None else floored(bound.low, limit_ms, "g", 4)
+    high = "?" if bound.high is None else ceiled(bound.high, limit_ms, "g", 4)
     if bound.high is not None and bound.high <= limit_ms:
-        return row(bound.value, Verdict.PASS, f"at most {bound.high:.4g} ms {_sure(confidence, 1)}")
+        return row(bound.value, Verdict.PASS, f"at most {high} ms {_sure(confidence, 1)}")
     core = measurement.conditions.core
     if bound.low is not None and bound.low > limit_ms >= bound.low * core.alone:
-        reason = f"at least {bound.low:.4g} ms, but {core.disturbed_by}; {core.remedy}"
-        return row(bound.value, Verdict.INCONCLUSIVE, reason)
+        return row(bound.value, Verdict.INCONCLUSIVE, f"at least {low} ms, but {core.disturbed_by}; {core.remedy}")
     if bound.low is not None and bound.low > limit_ms:
-        return row(bound.value, Verdict.FAIL, f"at least {beside(bound.low, limit_ms, 'g', 4)} ms {_sure(against)}")
+        return row(bound.value, Verdict.FAIL, f"at least {low} ms {_sure(against)}")
     # the distance to the limit that samples have to settle is what the allowance for places leaves of it
     margin = placement_margin(len(measurement.conditions.launches))
     under = bound.value <= limit_ms
     least = limit_ms * math.exp(-margin if under else margin)
     settles = (bound.value <= least) is under
     more = samples_to_settle(measurement.values, statistic, least, confidence, against) if settles else None
-    low = "?" if bound.low is None else f"{bound.low:.4g}"
-    high = "?" if bound.high is None else f"{bound.high:.4g}"
     return row(
         bound.value,
         Verdict.INCONCLUSIVE,
@@ -286,7 +281,7 @@ def speed_up_gate(
         raise StageError(
             f"{len(baseline.values)} and {len(candidate.values)} samples are not pairs; measure both models in one run"
         )
-    simulated, doubt = baseline.simulated or candidate.simulated, _doubt(baseline, candidate)
+    simulated, doubt = baseline.simulated or candidate.simulated, doubt_about(baseline, candidate)
     row = _Row(stage, f"{scope_words(candidate)}speed-up", limit, "×", simulated, doubt)
     if not baseline.values:
         return row(None, Verdict.PENDING, "nothing was measured")
@@ -304,16 +299,21 @@ def speed_up_gate(
     if reason := unsteady_reason(gain.stability, baseline, candidate):
         ratios = _undisturbed_ratios(baseline, candidate)
         if ratios and min(ratios) >= UNSTEADY_MARGIN * limit:
-            return row(gain.ratio, Verdict.PASS, f"at least {min(ratios):.3f}× in every block, though {reason}")
+            return row(
+                gain.ratio, Verdict.PASS, f"at least {floored(min(ratios), limit)}× in every block, though {reason}"
+            )
         if ratios and max(ratios) * UNSTEADY_MARGIN <= limit:
-            return row(gain.ratio, Verdict.FAIL, f"at most {max(ratios):.3f}× in every block, though {reason}")
-        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; {_steadier(baseline, candidate)}")
+            return row(
+                gain.ratio, Verdict.FAIL, f"at most {ceiled(max(ratios), limit)}× in every block, though {reason}"
+            )
+        return row(gain.ratio, Verdict.INCONCLUSIVE, f"{reason}; {steadier(baseline, candidate)}")
+    low, high = floored(gain.low, limit), ceiled(gain.high, limit)
     if gain.low >= limit:
-        return row(gain.ratio, Verdict.PASS, f"at least {gain.low:.3f}× {_sure(confidence, 1)}")
+        return row(gain.ratio, Verdict.PASS, f"at least {low}× {_sure(confidence, 1)}")
     if gain.high < limit:
-        return row(gain.ratio, Verdict.FAIL, f"at most {beside(gain.high, limit)}× {_sure(against)}")
+        return row(gain.ratio, Verdict.FAIL, f"at most {high}× {_sure(against)}")
     if core := _disturbed(baseline, candidate):
-        reason = f"between {gain.low:.3f} and {gain.high:.3f}, but {core.disturbed_by}; {core.remedy}"
+        reason = f"between {low} and {high}, but {core.disturbed_by}; {core.remedy}"
         return row(gain.ratio, Verdict.INCONCLUSIVE, reason)
     away = abs(math.log(gain.ratio / limit))
     width = math.log(gain.ratio / gain.low) if gain.ratio >= limit else math.log(gain.high / gain.ratio)
@@ -324,7 +324,7 @@ def speed_up_gate(
     return row(
         gain.ratio,
         Verdict.INCONCLUSIVE,
-        f"between {gain.low:.3f} and {gain.high:.3f} after {count} pairs; {_advice(more, count)}",
+        f"between {low} and {high} after {count} pairs; {_advice(more, count)}",
     )
 
 
@@ -421,24 +421,28 @@ def accuracy_gate(
         return replace(gate, verdict=Verdict.INCONCLUSIVE, reason=reason)
     others = "" if trained_on else "on other images "
     low, high = interval.lower(ACCURACY_CONFIDENCE), interval.upper(ACCURACY_CONFIDENCE)
-    if high <= max_drop + ROUNDING_ERROR:
-        verdict, reason = Verdict.PASS, f"{figures}; {others}{signed_text(-high)} or better"
+    holds = high <= max_drop + ROUNDING_ERROR
+    # of one side each: what PASS and FAIL rest on, as the change that a loss is
+    worst = floored(-min(high, max_drop) if holds else -high, -max_drop, digits=DIGITS, signed=True)
+    best = ceiled(-low, -max_drop, digits=DIGITS, signed=True)
+    if holds:
+        verdict, reason = Verdict.PASS, f"{figures}; {others}{worst} or better"
     elif low > max_drop:
-        verdict, reason = Verdict.FAIL, f"{figures}; {others}{beside(-low, -max_drop, digits=4)} or worse"
+        verdict, reason = Verdict.FAIL, f"{figures}; {others}{best} or worse"
     else:
         images = interval.images_to_settle(max_drop, ACCURACY_CONFIDENCE)
         more = "more images cannot tell" if images is None else f"about {images} images would settle it"
-        ends = f"{signed_text(-high)} to {signed_text(-low)}"  # of one side each: what PASS and FAIL would rest on
-        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{ends}, {more}"
+        verdict, reason = Verdict.INCONCLUSIVE, f"{figures}; {others}{worst} to {best}, {more}"
     sure = confidence_text(ACCURACY_CONFIDENCE) + (" for each end" if verdict is Verdict.INCONCLUSIVE else "")
     reason = f"{reason} ({sure}, {interval.images} {images_of}){seen}"
     return replace(gate, verdict=verdict, reason=reason)
 
 
 def info_gate(stage: str, metric: str, value: float | None, unit: str, reason: str = "for information") -> Gate:
-    """A row without a limit; it never decides a build (see :func:`overall_verdict`)."""
+    """A row without a limit; it never decides a build (see :func:`overall_verdict`), not by a figure that is none
+    either."""
     if value is None or not math.isfinite(value):
-        return Gate(stage, metric, None, None, unit, Verdict.INCONCLUSIVE, f"not a number: {value}")
+        return Gate(stage, metric, None, None, unit, Verdict.PASS, f"not a number: {value}; {reason}")
     return Gate(stage, metric, value, None, unit, Verdict.PASS, reason)
 
 
@@ -502,7 +506,8 @@ def _threshold_gate(
         return row(None, Verdict.INCONCLUSIVE, f"not a finite number: {value}")
     if holds(value):
         return row(value, Verdict.PASS, reason)
-    return row(value, Verdict.FAIL, f"{value:.6g} is {otherwise} {limit:.6g} {unit}".rstrip())
+    seen, allowed = told_apart(value, limit, lambda number, digits: f"{number:.{digits}g}", 6)
+    return row(value, Verdict.FAIL, f"{seen} is {otherwise} {allowed} {unit}".rstrip())
 
 
 def _checked_limit(limit: float, positive: bool = False) -> float:
@@ -515,7 +520,9 @@ def _throttled(*measurements: Measurement) -> bool:
     return any(measurement.conditions.device.throttled for measurement in measurements)
 
 
-def _doubt(*measurements: Measurement) -> str:
+def doubt_about(*measurements: Measurement) -> str:
+    """What speaks against taking runs for undisturbed ones and proves nothing: it is told beside them, and decides
+    nothing; empty where nothing does."""
     return next(filter(None, (doubt_of(measurement.conditions.device) for measurement in measurements)), "")
 
 
@@ -531,7 +538,16 @@ def unsteady_reason(steady: Stability, *measurements: Measurement) -> str:
     return "" if steady.stable else steady.reason
 
 
-def _steadier(*measurements: Measurement) -> str:
+def moved_reason(first: Measurement, second: Measurement | None = None) -> str:
+    """Why what two interleaved measurements tell of each other, or one of itself, is that of a disturbed run: a device
+    that throttled, samples that moved, other work on the core; empty where nothing speaks against it."""
+    both = [first] if second is None else [first, second]
+    steady = stability(first.values) if second is None else speed_up_of(first, second).stability
+    core = _disturbed(*both)
+    return "; ".join(filter(None, (unsteady_reason(steady, *both), core.disturbed_by if core is not None else "")))
+
+
+def steadier(*measurements: Measurement) -> str:
     """What makes the next run a steady one: by what the device says of this one, else by what mostly does."""
     core = _disturbed(*measurements)
     by_quota = core.remedy if core is not None and core.by_quota else ""

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.samples.conditions import Conditions, differences
-from edgeprune.samples.statistics import RatioInterval, ratio
+from edgeprune.samples.statistics import (
+    Bounds,
+    RatioInterval,
+    Stability,
+    bounds,
+    placement_margin,
+    ratio,
+    stability,
+    value_of,
+)
 
 LEAST_GAIN = 1.02
 """What is not faster by this has nothing to give for another number format or output form. NVIDIA's ModelOpt keeps Q/DQ
@@ -87,6 +96,77 @@ def with_input_of(baseline: Measurement, candidate: Measurement) -> Measurement:
     batches each, where the ratio across them is what is asked for."""
     conditions = replace(baseline.conditions, shapes=candidate.conditions.shapes, batch=candidate.conditions.batch)
     return replace(baseline, conditions=conditions)
+
+
+def latency_bounds(measurement: Measurement, statistic: str, confidence: float, against: float | None = None) -> Bounds:
+    """Bounds of a percentile of latency in any process: an allowance for where memory lies in those that were measured
+    is in both ends. Every bound on a latency that is told or judged is this one.
+
+    Args:
+        measurement: samples in ms.
+        statistic: a percentile such as ``p95``.
+        confidence: one-sided, of the upper bound.
+        against: one-sided, of the lower bound; as much when None.
+    """
+    found = bounds(measurement.values, statistic, confidence, against)
+    return found.widened(placement_margin(len(measurement.conditions.launches)))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a table shows of one measurement. Times in the samples' unit (ms), throughput in images per second.
+
+    ``confidence`` is that of each upper bound alone (:func:`latency_bounds`), which is None where there are too few
+    samples for one.
+    """
+
+    samples: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    p50_bound: float | None
+    p90_bound: float | None
+    p95_bound: float | None
+    p99_bound: float | None
+    minimum: float
+    maximum: float
+    throughput: float
+    stability: Stability
+    confidence: float
+
+
+def summary(measurement: Measurement, confidence: float = 0.99) -> Summary:
+    """Percentiles of latency in ms with their upper bounds, mean and throughput.
+
+    Args:
+        measurement: samples in ms.
+        confidence: of each bound, one-sided.
+
+    Raises:
+        ValueError: no values, or one that is not finite.
+    """
+    values = measurement.values
+    each = {name: latency_bounds(measurement, name, confidence) for name in ("p50", "p90", "p95", "p99")}
+    mean = value_of(values, "mean")
+    return Summary(
+        samples=len(values),
+        mean=mean,
+        p50=each["p50"].value,
+        p90=each["p90"].value,
+        p95=each["p95"].value,
+        p99=each["p99"].value,
+        p50_bound=each["p50"].high,
+        p90_bound=each["p90"].high,
+        p95_bound=each["p95"].high,
+        p99_bound=each["p99"].high,
+        minimum=min(values),
+        maximum=max(values),
+        throughput=1000 * measurement.conditions.batch / mean,
+        stability=stability(values),
+        confidence=confidence,
+    )
 
 
 def shared_core(*measurements: Measurement) -> bool:

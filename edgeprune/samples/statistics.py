@@ -210,7 +210,7 @@ class Spread:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Median and ends of values whose distribution is not known; six of them are at 97 %.
+    """Median and ends of values whose distribution is not known; six of them are at 96.8 %.
 
     Raises:
         ValueError: no values.
@@ -432,45 +432,3 @@ def ratio(
 
 def _block_medians(data: Floats, count: int, block: int) -> Floats:
     return np.median(np.reshape(data[: count * block], (count, block)), axis=1)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a table shows of one measurement. Times in the samples' unit (ms), throughput in images per second."""
-
-    samples: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    p50_bound: float | None
-    p90_bound: float | None
-    p95_bound: float | None
-    p99_bound: float | None
-    minimum: float
-    maximum: float
-    throughput: float
-    stability: Stability
-
-
-def summary(values_ms: Sequence[float], *, batch: int = 1, confidence: float = 0.99) -> Summary:
-    """Percentiles, their upper bounds, mean and throughput (``batch`` images per call) of samples in milliseconds."""
-    each = {name: bounds(values_ms, name, confidence) for name in ("p50", "p90", "p95", "p99")}
-    mean = float(np.mean(values_ms))
-    return Summary(
-        samples=len(values_ms),
-        mean=mean,
-        p50=each["p50"].value,
-        p90=each["p90"].value,
-        p95=each["p95"].value,
-        p99=each["p99"].value,
-        p50_bound=each["p50"].high,
-        p90_bound=each["p90"].high,
-        p95_bound=each["p95"].high,
-        p99_bound=each["p99"].high,
-        minimum=float(np.min(values_ms)),
-        maximum=float(np.max(values_ms)),
-        throughput=1000 * batch / mean,
-        stability=stability(values_ms),
-    )

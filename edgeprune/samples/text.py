@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 DIGITS, MOST_DIGITS = 4, 9  # of a number in a table; where two that differ would read alike
 
@@ -31,13 +33,47 @@ def told_apart(
     return next((both for both in tried if both[0] != both[1]), pair)
 
 
-def beside(value: float, limit: float, kind: str = "f", digits: int = 3) -> str:
-    """A figure that missed its limit, as a number that does not read as the limit itself.
+NOISE_DIGITS = 12  # significant ones: 0.555 - 0.545 is 0.010000000000000009 in binary, and no more than 0.01
+LARGEST = Context(prec=400)  # no finite number has more digits than that with :data:`MOST_DIGITS` behind its point
+
+
+def floored(
+    value: float, limit: float | None = None, kind: str = "f", digits: int = DIGITS - 1, *, signed: bool = False
+) -> str:
+    """What something is at least, rounded down, so that what is printed holds wherever the figure does.
 
     Args:
-        value: to be shown.
-        limit: what it is told beside.
+        value: the lower end of what was found.
+        limit: what it is read beside: the text is on the same side of it as the value, if that takes more digits.
         kind: ``f`` for digits behind the point, ``g`` for significant ones.
         digits: at least.
+        signed: with its sign, as :func:`signed_text`; of the kind ``f`` alone.
     """
-    return told_apart(value, limit, lambda number, count: f"{number:.{count}{kind}}", digits)[0]
+    return _end_text(value, limit, kind, digits, signed, ROUND_FLOOR)
+
+
+def ceiled(
+    value: float, limit: float | None = None, kind: str = "f", digits: int = DIGITS - 1, *, signed: bool = False
+) -> str:
+    """What something is at most, rounded up; otherwise as :func:`floored`."""
+    return _end_text(value, limit, kind, digits, signed, ROUND_CEILING)
+
+
+def _end_text(value: float, limit: float | None, kind: str, digits: int, signed: bool, rounding: str) -> str:
+    text, rounded = "", value
+    for count in range(digits, MOST_DIGITS + 1):
+        rounded = _rounded(value, kind, count, rounding)
+        text = signed_text(rounded, count) if signed else f"{rounded:.{count}{kind}}"
+        if limit is None or (rounded > limit, rounded < limit) == (value > limit, value < limit):
+            break
+    return text
+
+
+def _rounded(value: float, kind: str, digits: int, rounding: str) -> float:
+    """So many digits of a number, in one direction; what is not finite as it is."""
+    if not math.isfinite(value):
+        return value
+    exact = Decimal(f"{value:.{NOISE_DIGITS}g}")
+    if kind == "g":
+        return float(Context(prec=digits, rounding=rounding).plus(exact))
+    return float(exact.quantize(Decimal(1).scaleb(-digits), rounding, LARGEST))

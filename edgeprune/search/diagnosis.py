@@ -19,12 +19,13 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.compiling import PACKAGES
-from edgeprune.measure.variants import moved_reason, side_by_side, site_with
+from edgeprune.measure.variants import side_by_side, site_with
 from edgeprune.pruning.depth import removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
 from edgeprune.runtimes.site import Site
+from edgeprune.samples.gates import moved_reason
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import DRIFT_TOLERANCE, value_of
 from edgeprune.search.bench import SiteBench, timing_bench

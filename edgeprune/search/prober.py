@@ -20,11 +20,16 @@ from edgeprune.samples.gates import (
     Verdict,
     budget_gate,
     far_inside,
-    latency_bounds,
     pass_confidence,
     unsteady_reason,
 )
-from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of, with_input_of
+from edgeprune.samples.measurement import (
+    Measurement,
+    core_speed_up_of,
+    latency_bounds,
+    speed_up_of,
+    with_input_of,
+)
 from edgeprune.samples.statistics import value_of
 from edgeprune.search.probing import Reading, most_looks
 

@@ -10,7 +10,8 @@ from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.samples.measurement import Measurement
-from edgeprune.samples.statistics import spread_of
+from edgeprune.samples.statistics import Spread, confidence_text, spread_of
+from edgeprune.samples.text import ceiled, floored
 
 ENERGY = "energy per inference"
 Energies = tuple[Measurement, Measurement]
@@ -42,11 +43,16 @@ def energy_gates(stage: str, energies: Energies | None) -> list[Gate]:
     telemetry = candidate.conditions.device.telemetry
     meter = telemetry.source if telemetry is not None else "its meter"
     part = "GPU alone" if meter == "nvidia-smi" else "whole board"
+    sure = confidence_text(after.confidence, 1)
     reason = (
-        f"{after.low:.3g} to {after.high:.3g} at {after.confidence:.0%} by {len(candidate.values)} runs of seconds, "
-        f"unpruned {before.median:.3g} ({before.low:.3g} to {before.high:.3g}); "
+        f"{_ends(after)} at {sure} by {len(candidate.values)} runs of seconds, "
+        f"unpruned {before.median:.3g} ({_ends(before)}); "
         f"power of the {part} by {meter} while inferences follow one another"
     )
     if candidate.simulated:
         reason = f"simulated: {reason}"
     return [info_gate(stage, ENERGY, after.median, "mJ", reason)]
+
+
+def _ends(spread: Spread) -> str:
+    return f"{floored(spread.low, kind='g', digits=3)} to {ceiled(spread.high, kind='g', digits=3)}"

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.measure import compiling, latency
-from edgeprune.measure.variants import moved_reason
 from edgeprune.records.facts import FallbackFacts, PrecisionChoice
+from edgeprune.samples.gates import moved_reason
 from edgeprune.samples.measurement import LEAST_GAIN, Measurement, speed_up_of
 from edgeprune.samples.statistics import RatioInterval
+from edgeprune.samples.text import ceiled, floored
 from edgeprune.stages.base import Build
 from edgeprune.stages.mixed_precision import graph_accuracy
 
@@ -56,7 +57,7 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         found, doubt = _gain(build, *engines)
         gain, holds = found.ratio, accuracy >= fallback.floor
         faster = gain >= LEAST_GAIN or bool(doubt)  # what is not known to be slower stays what was asked for
-        ends = f" ({found.low:.3f} to {found.high:.3f})" if math.isfinite(found.high) else ""
+        ends = f" ({floored(found.low)} to {ceiled(found.high)})" if math.isfinite(found.high) else ""
         text = f"{asked} is ×{gain:.3f}{ends} as fast as {plainer}"
         text += f", which does not count, as {doubt}" if doubt else ""
         if faster and holds:

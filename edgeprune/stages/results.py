@@ -35,7 +35,7 @@ from edgeprune.records.facts import (
     SparsifyFacts,
 )
 from edgeprune.records.sbom import SBOM, sbom
-from edgeprune.samples.gates import Gate, inform_by_later, overall_verdict
+from edgeprune.samples.gates import RULES, Gate, inform_by_later, overall_verdict
 from edgeprune.stages import bundle
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
@@ -115,6 +115,7 @@ def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gat
     site, root = build.site, build.workspace.root
     return BuildRecord(
         edgeprune=__version__,
+        rules=RULES,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=tuple(argv),
         verdict=overall_verdict(gates),

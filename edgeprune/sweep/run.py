@@ -126,7 +126,8 @@ def sweep(
         points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter, check)
         measured = len(sources)
         metric = metric_name(source.task)
-        made = Sweep(tuple(points[:measured]), tuple(points[measured:]), target.budget.statistic, metric)
+        budget = target.budget
+        made = Sweep(tuple(points[:measured]), tuple(points[measured:]), budget.statistic, metric, scope=budget.scope)
         _write(made, out)
     return made
 

@@ -39,10 +39,9 @@ from edgeprune.records.verify import verify_build
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import Verdict, info_gate, inform_by_later, overall_verdict, pending_gate
+from edgeprune.samples.gates import RULES, Verdict, info_gate, inform_by_later, overall_verdict, pending_gate
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import Budget, load_target
-from edgeprune.version import __version__
 from edgeprune.workspace import STATE, BuildState, Key, Record, Workspace, open_workspace
 from tests.records.sample import accuracy, build_record
 
@@ -129,7 +128,7 @@ def waiting_build(root: Path, profile: str) -> Path:
     )
     record = replace(
         sample,
-        edgeprune=__version__,
+        rules=RULES,
         target=target,
         stages=replace(
             sample.stages,

@@ -94,16 +94,16 @@ def test_a_bundle_alone_is_pushed_with_a_report_of_its_record(run: Path, tmp_pat
     assert (there / "report.html").read_text() == build_page(record)
 
 
-@pytest.mark.parametrize("version", ["this", "another"])
-def test_only_a_page_of_this_very_build_is_pushed(run: Path, tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize("rules", ["these", "others"])
+def test_only_a_page_of_this_very_build_is_pushed(run: Path, tmp_path: Path, rules: str) -> None:
     """A file of that name beside a folder called bundle may be anybody's, or the next build's already."""
-    if version == "another":
-        rewritten(run / "bundle", lambda content: content.update(edgeprune="0.0.1"))
+    if rules == "others":
+        rewritten(run / "bundle", lambda content: content.update(rules=None))
     (run / "report.md").write_text("of another record")
     there = Path(push(run, str(tmp_path / "models")).place)
     assert (there / "report.html").read_text() == build_page(read_build(run))
-    own = run / (LOCK if version == "another" else "report.md")  # an older report may be put otherwise
-    own.write_text("" if version == "another" else build_markdown(read_build(run)))
+    own = run / (LOCK if rules == "others" else "report.md")  # an older report may be put otherwise
+    own.write_text("" if rules == "others" else build_markdown(read_build(run)))
     there = Path(push(run, str(tmp_path / "models"), name="cells").place)
     assert (there / "report.html").read_text() == "page with pictures"
 

@@ -1010,7 +1010,7 @@ def test_energy_is_told_with_its_interval_where_power_was_measured() -> None:
     before, after = energy((29, 30, 31, 32, 33, 34)), energy((12, 15, 11, 14, 13, 10))
     [row] = energy_gates("engine", (before, after))
     assert (row.value, row.unit, row.limit) == (12.0, "mJ", None)
-    assert row.reason.startswith("10 to 15 at 97% by 6 runs of seconds, unpruned 31 (29 to 34)")
+    assert row.reason.startswith("10 to 15 at 96.8% by 6 runs of seconds, unpruned 31 (29 to 34)")
     assert "whole board by tegrastats" in row.reason
     [row] = energy_gates("engine", (before, energy((1.0,) * 6, "nvidia-smi")))
     assert "GPU alone by nvidia-smi" in row.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgeprune.cli.bench import _cpus, sparkline
+from edgeprune.cli.bench import _cpus, _print, sparkline
 from edgeprune.cli.bench import bench as command
 from edgeprune.cli.compare import compare
 from edgeprune.devices.here import Here
@@ -29,17 +30,20 @@ from edgeprune.measure import other_work
 from edgeprune.measure.bench import NMS_ON_NOISE, bench, bench_graphs
 from edgeprune.measure.graphs import nms_inside
 from edgeprune.progress import Silent
-from edgeprune.report.bench import COLUMNS, bench_table
+from edgeprune.report.bench import COLUMNS, bench_table, bench_title, end_to_end_text
 from edgeprune.runtimes import all_runtimes
 from edgeprune.runtimes import runtime as runtime_named
 from edgeprune.runtimes.base import AS_EXPORTED, Availability, BenchSettings, FreeAxes
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.jobs import EndToEndTimes
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.conditions import DeviceState
-from edgeprune.samples.gates import Verdict
-from edgeprune.samples.measurement import Measurement, core_speed_up_of, speed_up_of
+from edgeprune.samples.conditions import CoreState, DeviceState
+from edgeprune.samples.gates import Verdict, fail_confidence, latency_gate, pass_confidence
+from edgeprune.samples.measurement import Measurement, core_speed_up_of, latency_bounds, speed_up_of
+from edgeprune.samples.statistics import bounds
+from edgeprune.samples.text import ceiled
 from edgeprune.serial import to_json
 from edgeprune.target import load_target
 from tests.runtimes.models import convolutions
@@ -648,3 +652,81 @@ def test_a_bench_that_was_too_hot_pauses_before_it_measures_again(model: Path, m
         [model], Hot(10.0, 10.0), max_ms=11.0, retries=1, details=False, progress=lambda text, **_: said.append(text)
     )
     assert slept == [other_work.COOLING_S] and any("so that it cools" in text for text in said)
+
+
+HOT = DeviceState(throttled=True, throttled_why="gpu-throttle-alert was at work")
+DISTURBED: dict[str, dict[str, Any]] = {
+    "the device throttled during the run: gpu-throttle-alert was at work; give it a fan": {"device": HOT},
+    "the model had only 60% of a core: other work ran on the machine; measure again": {
+        "core": CoreState(share=0.6, contended=True)
+    },
+}
+
+
+class Under(Scripted):
+    """The same, its last model under other conditions in the first attempts."""
+
+    def __init__(self, attempts: int, disturbed: int, **conditions: Any) -> None:
+        super().__init__(*[10.0] * attempts)
+        self.disturbed, self.conditions = disturbed, conditions
+
+    def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress=None) -> list[Measurement]:
+        *others, last = super().latency(models, settings, progress=progress)
+        if len(self.rounds) <= self.disturbed:
+            last = replace(last, conditions=replace(last.conditions, **self.conditions))
+        return [*others, last]
+
+
+@pytest.mark.parametrize("why", DISTURBED)
+def test_a_disturbed_run_is_not_called_steady_and_not_taken_for_stable(
+    model: Path, tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(other_work.time, "sleep", lambda _: None)
+    shutil.copy(model, other := tmp_path / "other.onnx")
+    reason = why.partition(";")[0]
+    result = bench_graphs([model, other], Under(1, 1, **DISTURBED[why]), details=False)
+    assert [one.state for one in result.models] == ["steady", reason]
+    assert [row[-1] for row in bench_table(result).rows] == ["steady", reason]
+    assert [line for line in result.notes if line.startswith(f"other.onnx: {why}")]
+    _print(result)
+    assert why in " ".join(capsys.readouterr().out.split())
+    runtime = Under(3, 2, **DISTURBED[why])
+    again = bench_graphs([model, other], runtime, retries=4, until_stable=True, details=False)
+    assert again.attempts == 3 and [one.disturbed for one in again.models] == ["", ""]
+    first = bench_graphs([model, other], Reversed(1, 1, **DISTURBED[why]), details=False)
+    assert first.models[1].disturbed == f"its ratio to the first: {reason}"
+
+
+class Reversed(Under):
+    """The same, its first model under other conditions."""
+
+    def latency(self, models: Sequence[Path], settings: BenchSettings, *, progress=None) -> list[Measurement]:
+        return super().latency(models, settings, progress=progress)[::-1]
+
+
+def test_a_doubt_is_told_and_measures_nothing_again(model: Path) -> None:
+    runtime = Under(1, 1, device=DeviceState(clocks="free", clocks_doubt="the clocks stayed free: not allowed"))
+    result = bench_graphs([model], runtime, retries=3, until_stable=True, details=False)
+    assert result.attempts == 1 and result.models[0].state == "steady; the clocks stayed free: not allowed"
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p95"])
+def test_the_bound_in_the_table_is_the_one_that_its_gate_rests_on(model: Path, statistic: str) -> None:
+    result = bench_graphs([model], Scripted(10.0), max_ms=30, statistic=statistic, retries=2, details=False)
+    [one] = result.models
+    high = getattr(one.summary, f"{statistic}_bound")
+    assert high == latency_bounds(one.latency, statistic, pass_confidence(2)).high
+    assert high > bounds(one.latency.values, statistic, 0.99).high  # the margin of another process is in it
+    at = latency_gate("bench", one.latency, high, statistic, pass_confidence(2), fail_confidence(2))
+    under = latency_gate("bench", one.latency, high * 0.9999, statistic, pass_confidence(2), fail_confidence(2))
+    assert (at.verdict, under.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert "one-sided bounds at 99.8%" in bench_title(result)
+    assert "one-sided bounds at 99%" in bench_title(bench_graphs([model], Scripted(10.0), details=False))
+    assert one.gate is not None and ceiled(high, 30.0, "g", 4) in one.gate.reason
+    assert f"(≤ {ceiled(high, digits=2)})" in bench_table(result).rows[0][1 if statistic == "p50" else 3]
+
+
+def test_medians_of_parts_are_not_said_to_add_up() -> None:
+    times = EndToEndTimes((1.0, 9.0, 1.0), (10.0, 10.0, 30.0), (5.0, 1.0, 1.0), 3, (480, 640))
+    said = end_to_end_text(times)
+    assert "p50 20.00 ms; medians of its parts: pre 1.00, model 10.00, post 1.00 " in said and "=" not in said

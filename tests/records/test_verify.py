@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sys
@@ -23,7 +24,7 @@ from edgeprune.records.verify import verify_build
 from edgeprune.report.build import conditions_table
 from edgeprune.report.history import change_text
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.gates import Verdict, inform_by_later, overall_verdict
+from edgeprune.samples.gates import RULES, Verdict, inform_by_later, overall_verdict
 from edgeprune.serial import to_json, write_json
 from edgeprune.version import __version__
 from edgeprune.workspace import STATE, BuildState
@@ -38,7 +39,7 @@ def judged() -> BuildRecord:
     device = DeviceRow("local", False, record.measurements[0].measurement.conditions.identity, record.host)
     stages = replace(record.stages, engine=replace(engine, facts=facts))
     both = (*(replace(row, stage="prune") for row in record.measurements), *record.measurements)
-    record = replace(record, edgeprune=__version__, device=device, stages=stages, measurements=both)
+    record = replace(record, rules=RULES, device=device, stages=stages, measurements=both)
     gates = tuple(inform_by_later(list(gates_again(record))))
     return replace(record, gates=gates, verdict=overall_verdict(gates))
 
@@ -281,11 +282,44 @@ def test_boxes_of_a_large_input_may_have_been_held_as_those_of_640_px(
         assert any("output difference" in line for line in edits(replace(by_old, gates=rows, verdict=Verdict.PASS)))
 
 
-def test_gates_of_another_version_may_have_followed_other_rules(bundle: Path) -> None:
-    rewritten(bundle, lambda content: (_slower(content), content.update(edgeprune="0.0.9")))
+@pytest.mark.parametrize("rules", [None, RULES - 1, RULES + 1])
+def test_gates_that_other_rules_judged_are_no_edit_whatever_the_version_says(
+    bundle: Path, rules: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def judged_otherwise(content: dict[str, Any]) -> None:
+        _slower(content)
+        content["rules"] = rules
+        if rules is None:  # as every record was before there was a number
+            content.pop("rules")
+
+    rewritten(bundle, judged_otherwise)
+    assert read_build(bundle).edgeprune == __version__
     verified = verify_build(bundle)
     verified.require_as_built()
-    assert verified.edited
+    assert verified.edited and history([bundle]).builds[0].edited == ()
+    assert typed(monkeypatch, "verify", bundle) == 0
+    assert "by today's rules: engine, speed-up: verdict PASS" in capsys.readouterr().out
+    rewritten(bundle, lambda content: content.update(rules=RULES, edgeprune="0.0.9"))
+    with pytest.raises(DataError, match="edited, not as it was built"):
+        verify_build(bundle).require_as_built()
+
+
+def test_a_sealed_record_from_before_rules_had_a_number_is_as_built(bundle: Path) -> None:
+    """A file that today's code never wrote: without the key, and its digest over what it has."""
+    file = bundle / "build.json"
+    content = json.loads(file.read_text())
+    content.pop("rules")
+    _gate(content, "speed-up")["verdict"], content["verdict"] = "INCONCLUSIVE", "INCONCLUSIVE"  # as it may have judged
+    content["sha256"] = ""
+    unsealed = json.dumps(content, indent=1) + "\n"
+    digest = hashlib.sha256(unsealed.encode()).hexdigest()
+    file.write_text(unsealed.replace('"sha256": ""', f'"sha256": "{digest}"'))
+    verified = verify_build(bundle)
+    verified.require_as_built()
+    assert verified.changed == () and verified.record.rules is None and verified.edited
+    file.write_text(file.read_text().replace("INCONCLUSIVE", "PASS"))
+    with pytest.raises(DataError, match=r"build\.json was changed"):  # the file's own digest holds of any rules
+        verify_build(bundle).require_as_built()
 
 
 def test_a_build_of_the_first_schema_is_verified_as_far_as_it_goes(

@@ -24,8 +24,7 @@ from edgeprune.records.history import BuildSummary, Figure, History
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.runtimes.base import LayerTime
 from edgeprune.samples.gates import Verdict
-from edgeprune.samples.measurement import speed_up_of
-from edgeprune.samples.statistics import summary
+from edgeprune.samples.measurement import speed_up_of, summary
 from edgeprune.settings import SparsitySettings
 from edgeprune.training.result import ScaleHistogram, ScaleReport, SparsityReport
 from tests.records.sample import build_record
@@ -61,7 +60,7 @@ def benches(*names: str) -> list[ModelBench]:
             model=Path(name),
             size_bytes=3_000_000,
             latency=taken,
-            summary=summary(taken.values, batch=1),
+            summary=summary(taken),
             speed_up=speed_up_of(times[0], taken) if number else None,
             cpu_speed_up=None,
             energy=replace(taken, name="energy", unit="mJ", values=(5.0, 6.0, 5.5, 5.2, 5.8, 5.1)) if number else None,

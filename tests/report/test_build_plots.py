@@ -9,11 +9,17 @@ import pytest
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.gates import drop_gate
 from edgeprune.report import build_plots
-from edgeprune.report.build import classes_table, sizes_table
-from edgeprune.samples.gates import budget_gate, latency_bounds
+from edgeprune.report.build import build_markdown, build_page, classes_table, sizes_table
+from edgeprune.report.frontier import frontier_page
+from edgeprune.report.sweep import sweep_page
+from edgeprune.samples.conditions import EndToEndState
+from edgeprune.samples.gates import budget_gate
+from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import value_of
+from edgeprune.samples.text import ceiled
 from edgeprune.target import Budget
 from tests.records.sample import accuracy, build_record
+from tests.report import results
 
 INT8, FP32 = 0.50, 0.55
 
@@ -71,4 +77,40 @@ def test_the_bound_that_is_told_is_the_gates() -> None:
     assert plot is not None
     assert "with 99.8% confidence" in plot.alt and plot.table.columns[0] == "ms, one-sided bound at 99.8%"
     high = latency_bounds(pair[1], "p95", 1 - 0.005 / 3).high
-    assert high is not None and f"{high:.4g} ms" in gate.reason and f"at most {high:.2f}" in plot.alt
+    assert high is not None and f" {ceiled(high, 13.0, 'g', 4)} ms" in gate.reason
+    assert f"at most {ceiled(high, 13.0, digits=2)} ms" in plot.alt
+
+
+@pytest.mark.parametrize(("planned", "words"), [(False, "end-to-end "), (True, "planned end-to-end ")])
+def test_milliseconds_from_frame_to_boxes_are_called_so_wherever_they_stand(planned: bool, words: str) -> None:
+    record = build_record()
+    target = record.target.model_copy(update={"budget": Budget(latency_ms=13.0, scope="end_to_end")})
+    rows = tuple(
+        replace(
+            row,
+            measurement=replace(
+                row.measurement,
+                conditions=replace(
+                    row.measurement.conditions, scope="end_to_end", end_to_end=EndToEndState(stand_in=planned)
+                ),
+            ),
+        )
+        for row in record.measurements
+    )
+    record = replace(record, target=target, measurements=rows)
+    page, markdown = build_page(record), build_markdown(record)
+    assert any(row[0].startswith(f"{words}latency p95") for row in sizes_table(record).rows)
+    for head in (f">{words}latency p95<", f">{words}speed-up<", f"Accuracy against {words}latency"):
+        assert head in page, head
+    assert f"| {words}latency p95" in markdown and "| end-to-end unpruned | end-to-end pruned |" in markdown
+    drawn = build_plots.latency(record)
+    assert drawn is not None and drawn.title == f"{words[:1].upper()}{words[1:]}latency, every sample"
+    assert f"{words}p95 " in drawn.alt and drawn.table.columns[0].startswith(f"{words}ms")
+    assert "end-to-end" not in build_page(build_record()) + build_markdown(build_record())
+
+
+def test_a_sweep_and_a_frontier_say_what_was_timed() -> None:
+    for made, page in ((results.sweep(), sweep_page), (results.frontier(), frontier_page)):
+        assert "end-to-end" not in page(made)
+        whole = page(replace(made, scope="end_to_end"))
+        assert "Accuracy against end-to-end latency" in whole and ">end-to-end ms<" in whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +27,15 @@ from edgeprune.samples.gates import (
     fail_confidence,
     info_gate,
     inform_by_later,
-    latency_bounds,
     latency_gate,
+    moved_reason,
     overall_verdict,
     pass_confidence,
     pending_gate,
     speed_up_gate,
 )
-from edgeprune.samples.measurement import Measurement, differing_conditions, speed_up_of
+from edgeprune.samples.measurement import Measurement, differing_conditions, latency_bounds, speed_up_of
 from edgeprune.samples.statistics import bounds, samples_to_settle, value_of
-from edgeprune.samples.text import beside
 from tests.samples.made import latency
 
 DISTURBED: list[dict[str, Any]] = [
@@ -130,11 +130,11 @@ def test_what_was_not_asked_again_still_decides(later: Gate) -> None:
 @pytest.mark.parametrize(
     ("drop", "error", "verdict", "words"),
     [
-        (0.0, 0.01, Verdict.PASS, "-0.0166 or better"),
-        (-0.05, 0.01, Verdict.PASS, "+0.0334 or better"),
+        (0.0, 0.01, Verdict.PASS, "-0.0167 or better"),
+        (-0.05, 0.01, Verdict.PASS, "+0.0333 or better"),
         (0.02, 0.01, Verdict.INCONCLUSIVE, "about 241 images would settle it (95% for each end, 87 images)"),
-        (0.04, 0.01, Verdict.INCONCLUSIVE, "-0.0566 to -0.0234"),
-        (0.06, 0.01, Verdict.FAIL, "-0.0434 or worse"),
+        (0.04, 0.01, Verdict.INCONCLUSIVE, "-0.0567 to -0.0233"),
+        (0.06, 0.01, Verdict.FAIL, "-0.0433 or worse"),
         (0.0, None, Verdict.INCONCLUSIVE, "87 images give one figure however they are drawn"),
     ],
 )
@@ -336,7 +336,8 @@ def test_simulated_never_passes_but_may_fail() -> None:
         (accuracy_gate("s", 0.5, math.nan, 0.01), Verdict.INCONCLUSIVE),
         (accuracy_gate("s", 0.5, None, 0.01), Verdict.PENDING),
         (info_gate("s", "m", 3.0, "MB"), Verdict.PASS),
-        (info_gate("s", "m", math.nan, "MB"), Verdict.INCONCLUSIVE),
+        (info_gate("s", "m", math.nan, "MB"), Verdict.PASS),
+        (info_gate("s", "m", None, "MB"), Verdict.PASS),
         (pending_gate("s", "m", 8.0, "ms", "make jetson-orin"), Verdict.PENDING),
     ],
 )
@@ -360,6 +361,10 @@ def test_overall_is_the_worst_and_information_is_no_proof() -> None:
     info = info_gate("s", "size", 3.0, "MB")
     assert overall_verdict([]) is overall_verdict([info]) is Verdict.PENDING
     assert overall_verdict([good, info]) is Verdict.PASS
+    for nothing in (math.nan, math.inf, None):
+        told = info_gate("s", "size", nothing, "MB", "by its file")
+        assert overall_verdict([good, told]) is Verdict.PASS and told.value is None
+        assert told.reason.startswith("not a number") and told.reason.endswith("by its file")
     assert overall_verdict([good, open_]) is Verdict.PENDING
     assert overall_verdict([good, at_most_gate("s", "m", math.nan, 1.0, ""), open_]) is Verdict.INCONCLUSIVE
     assert overall_verdict([good, open_, bad]) is Verdict.FAIL
@@ -437,10 +442,93 @@ def test_a_limit_in_ms_allows_for_where_memory_lies_in_the_processes_that_were_m
 
 @pytest.mark.parametrize("digits", [4, 5, 6])
 def test_the_reason_of_a_failure_never_reads_as_its_limit(digits: int) -> None:
-    limit = 1.5
-    assert beside(limit - 10**-digits, limit) not in ("1.500", "1.5") and beside(limit, limit) == "1.500"
-    assert beside(8 + 10**-digits, 8.0, "g", 4) != "8"
+    for missed in (
+        at_most_gate("s", "m", 8 + 10**-digits, 8.0, "ms"),
+        at_least_gate("s", "m", 8 - 10**-digits, 8.0, ""),
+    ):
+        seen, limit = re.findall(r"[\d.]+", missed.reason)
+        assert missed.verdict is Verdict.FAIL and float(seen) != float(limit)
     lost = accuracy_gate("engine", 0.5, 0.4, 0.02, interval=DropInterval(0.02 + 2 * 10**-digits, 1e-9, 72, 0))
     assert lost.verdict is Verdict.FAIL and "-0.0200 or worse" not in lost.reason
     kept = accuracy_gate("engine", 0.5, 0.5, 0.02, interval=DropInterval(0.0, 0.0, 72, 0))
     assert "-0.0000" not in kept.reason
+
+
+ENDS = re.compile(r"(at least|at most|between) ([\d.]+)(?: and ([\d.]+))?")
+
+
+def said(gate: Gate) -> tuple[float, float]:
+    """What a reason says that the figure is at least and at most."""
+    words, first, second = ENDS.findall(gate.reason)[0]
+    if words == "between":
+        return float(first), float(second)
+    return (float(first), math.inf) if words == "at least" else (0.0, float(first))
+
+
+@given(
+    st.sampled_from([0.999, 0.9999, 0.99999, 1.0, 1.00001, 1.0001, 1.001]),
+    st.sampled_from([0.37, 1.5, 8.0, 41.7]),
+    st.integers(0, 3),
+    st.integers(2, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_reason_says_more_than_was_measured_nor_reads_otherwise_than_its_verdict(
+    near: float, level: float, seed: int, digits: int
+) -> None:
+    """An end is rounded away from the figure, and is on the side of the limit that the verdict says."""
+    values = noise(level, seed=seed)
+    measured = latency(values)
+    bound = latency_bounds(measured, "p50", PASS_CONFIDENCE, FAIL_CONFIDENCE)
+    assert bound.low is not None and bound.high is not None
+    for end in (bound.low, bound.high):
+        limit = round(near * end, digits)
+        gate = latency_gate("engine", measured, limit, "p50")
+        least, most = said(gate)
+        assert least <= bound.low * (1 + 1e-9) and most >= bound.high * (1 - 1e-9)
+        reads = Verdict.PASS if most <= limit else Verdict.FAIL if least > limit else Verdict.INCONCLUSIVE
+        assert gate.verdict is reads, gate.reason
+    first = latency(noise(2 * level, seed=seed + 10))
+    gain = speed_up_of(first, measured, tails=(1 - PASS_CONFIDENCE, 1 - FAIL_CONFIDENCE))
+    for end in (gain.low, gain.high):
+        limit = round(near * end, digits)
+        gate = speed_up_gate("engine", first, measured, limit)
+        least, most = said(gate)
+        assert least <= gain.low * (1 + 1e-9) and most >= gain.high * (1 - 1e-9)
+        reads = Verdict.PASS if least >= limit else Verdict.FAIL if most < limit else Verdict.INCONCLUSIVE
+        assert gate.verdict is reads, gate.reason
+
+
+@pytest.mark.parametrize("near", [-2e-5, -1e-9, 0.0, 2e-5, 4e-4])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_loss_of_accuracy_never_reads_otherwise_than_its_verdict(near: float, end: str) -> None:
+    found = DropInterval(0.0123456, 0.004, 200, 1000)
+    low, high = found.lower(0.95), found.upper(0.95)
+    limit = (low if end == "low" else high) + near
+    gate = accuracy_gate("engine", 0.55, 0.55 - found.drop, limit, interval=found)
+    least, most = -math.inf, math.inf
+    ends = [float(word) for word in re.findall(r"[+-]\d\.\d+", gate.reason)]
+    if "or better" in gate.reason:
+        least = ends[0]
+    elif "or worse" in gate.reason:
+        most = ends[0]
+    else:
+        least, most = ends
+    assert least <= -high + 1e-8 or least == -math.inf
+    assert most >= -low - 1e-8
+    reads = Verdict.PASS if least >= -limit - 1e-9 else Verdict.FAIL if most < -limit else Verdict.INCONCLUSIVE
+    assert gate.verdict is reads, gate.reason
+
+
+def test_what_disturbs_a_run_is_said_of_one_and_of_a_pair() -> None:
+    steady, moved = noise(10.0), noise(10.0) * np.repeat([1.0, 1.4], 150)
+    assert moved_reason(latency(steady)) == moved_reason(latency(steady), latency(steady / 2)) == ""
+    assert "a step of +39%" in moved_reason(latency(moved))
+    assert moved_reason(latency(moved), latency(moved / 2)) == ""  # what slows both alike cancels
+    assert "a step of -29%" in moved_reason(latency(steady), latency(moved))
+    hot = {"device": DeviceState(throttled=True, throttled_why="gpu-throttle-alert was at work")}
+    busy = {"core": CoreState(share=0.6, contended=True)}
+    for pair in ((latency(steady, **hot),), (latency(steady), latency(steady, **hot))):
+        assert moved_reason(*pair) == "the device throttled during the run: gpu-throttle-alert was at work"
+    assert moved_reason(latency(steady, **busy)) == "the model had only 60% of a core: other work ran on the machine"
+    both = moved_reason(latency(moved, **hot, **busy))
+    assert both.startswith("the device throttled") and both.endswith("60% of a core: other work ran on the machine")

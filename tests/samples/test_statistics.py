@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.samples import statistics
+from edgeprune.samples.measurement import summary
 from edgeprune.samples.statistics import (
     bounds,
     confidence_text,
@@ -22,11 +23,11 @@ from edgeprune.samples.statistics import (
     samples_needed,
     samples_to_settle,
     stability,
-    summary,
     upper_rank,
     value_of,
 )
 from edgeprune.serial import to_json
+from tests.samples.made import latency
 
 
 @pytest.mark.parametrize(
@@ -259,9 +260,11 @@ def test_ratio_refuses(a: list[float], b: list[float], said: str) -> None:
 
 
 def test_summary_counts_images() -> None:
-    found = summary([20.0] * 200, batch=4)
+    found = summary(latency([20.0] * 200, batch=4))
     assert found.throughput == pytest.approx(200)
-    assert found.p99_bound is None and found.p95_bound == 20
+    assert found.p99_bound is None and found.p95_bound == pytest.approx(
+        20.2
+    )  # memory lies elsewhere in another process
     assert to_json(found)["stability"]["stable"] is True
 
 
