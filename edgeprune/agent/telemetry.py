@@ -220,13 +220,14 @@ def _highest(first: Mapping[str, float], second: Mapping[str, float]) -> dict:
 
 @dataclass
 class _Seen:
-    """What was read of one run: ``reasons_of`` throttling by GPU where nothing says which of them the run used,
-    ``silent_s`` the longest pause of the source, ``events`` of over-current."""
+    """What was read of one run: ``reasons_of`` throttling by GPU where nothing says which of them the run used, whether
+    its source was ``heard`` after the start, ``silent_s`` the longest pause of it, ``events`` of over-current."""
 
     readings: list[Reading]
     lines: list[str]
     throttling: Mapping[str, int]
     reasons_of: Mapping[str, int]
+    heard: bool
     silent_s: float
     events: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -293,12 +294,19 @@ class Telemetry:
             thread.start()
 
     def begin(self) -> None:
-        """A run begins: what was read before is no part of it. The source has :data:`START_S` to tell something first,
-        once, so that a run which ends before its program has begun is watched too."""
-        if not self.waited and self.process is not None:
-            self.heard.wait(START_S)
+        """A run begins. The source of the first has :data:`START_S` to tell something, so that a run which ends before
+        that program has begun is watched too; it tells what the device was like at the start. What was read between two
+        runs is no part of them."""
+        if self.waited:
+            self._taken()
+            return
         self.waited = True
-        self._taken()
+        if self.process is not None:
+            self.heard.wait(START_S)
+        with self.lock:
+            self.heard.clear()
+            self.heard_at, self.silent_s = time.monotonic(), 0.0
+        self.events_before, self.began_at = over_current_events(), time.monotonic()
 
     def _follow(self) -> None:
         """Take what the source's program tells."""
@@ -383,9 +391,9 @@ class Telemetry:
         blind = not watched and (self.told or self.source == "tegrastats")
         if self.unstarted or ended is not None:
             return self.unstarted or f"{self.source} ended by itself, with exit code {ended}", blind
-        if not seen.lines or seen.silent_s >= SILENT_S:
+        if not seen.heard or seen.silent_s >= SILENT_S:
             words = f"{self.source} told nothing in {max(seen.silent_s, 0.1):.1f} s"
-            return words, blind and not seen.lines and (seen.silent_s >= SILENT_S or not self.told)
+            return words, blind and not seen.heard and (seen.silent_s >= SILENT_S or not self.told)
         if self.source == "nvidia-smi" and all(one.throttle_reasons is None for one in seen.readings):
             return "nvidia-smi tells no reasons for throttling here", False
         throttled = [f"{card} ({reasons:#x})" for card, reasons in sorted(seen.reasons_of.items()) if reasons]
@@ -401,7 +409,8 @@ class Telemetry:
         with self.lock:
             self._note_pause()
             reasons_of = {card: reasons & NVML_THROTTLE_REASONS for card, reasons in self.reasons_of.items()}
-            seen = _Seen(self.readings, self.lines, self.throttling, reasons_of, self.silent_s)
+            heard = self.heard.is_set()
+            seen = _Seen(self.readings, self.lines, self.throttling, reasons_of, heard, self.silent_s)
             self.readings, self.powers, self.lines, self.throttling, self.reasons_of = [], [], [], {}, {}
             self.silent_s = 0.0
             self.heard.clear()

@@ -221,7 +221,7 @@ def test_silence_over_a_whole_run_is_a_doubt_however_short_it_is(
     install_nvidia_smi(script, tmp_path, monkeypatch, CARDS[:1])
     launches = [gpu_run(monkeypatch) for _ in range(3)]
     for state in (*launches, over_launches(launches)):
-        assert state.telemetry is not None and state.telemetry.samples == 0 and not state.throttled
+        assert state.telemetry is not None and not state.throttled
         gate = gate_of(state)
         assert gate.verdict is Verdict.PASS
         assert re.search(r"nvidia-smi told nothing in 0\.\d s, so that the run was watched only in part", gate.reason)
