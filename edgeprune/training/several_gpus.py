@@ -13,7 +13,6 @@ import selectors
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,8 +33,8 @@ LEVEL = "EDGEPRUNE_LOG_LEVEL"
 GRACE_S = 45.0
 """Seconds that torchrun is given to end; it gives its own processes 30."""
 POLL_S = 1.0
-KEPT_PIECES = 64
-"""Of what was printed last, a few kilobytes each: where it failed, the reason is looked for in them."""
+KEPT = 65536
+"""Letters of what was printed last on a stream: where it failed, the reason is looked for in them."""
 
 
 @runtime_checkable
@@ -107,11 +106,12 @@ def run_torchrun(command: Sequence[str], *, meanwhile: Callable[[], None] = lamb
 
 
 def _print_on(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> str:
-    """Print what a process prints until it has ended; gives the last of it."""
-    last: deque[str] = deque(maxlen=KEPT_PIECES)
+    """Print what a process prints until it has ended; gives the last of it, errors first: lines of two streams that are
+    read as they come would cut each other."""
+    last = {"stderr": "", "stdout": ""}
     due = 0.0
     with selectors.DefaultSelector() as waiting:
-        for name in ("stdout", "stderr"):
+        for name in last:
             decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
             waiting.register(getattr(process, name), selectors.EVENT_READ, (name, decoder))
         while waiting.get_map():
@@ -122,7 +122,7 @@ def _print_on(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -
                 if not piece:
                     waiting.unregister(key.fileobj)
                 text = decoder.decode(piece, final=not piece)
-                last.append(text)
+                last[name] = (last[name] + text)[-KEPT:]
                 stream = getattr(sys, name)  # looked up now: a stage has another one
                 stream.write(text)
                 stream.flush()
@@ -131,7 +131,7 @@ def _print_on(process: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -
                 due = time.monotonic() + POLL_S
             if not ready and process.poll() is not None:  # a loader that outlives it for a moment holds its streams
                 break
-    return "".join(last)
+    return "\n".join(last.values())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

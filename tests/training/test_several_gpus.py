@@ -129,12 +129,25 @@ def test_it_is_heard_by_the_stage_and_its_epochs_are_reported(tmp_path: Path, mo
     assert told == [("fine-tune epoch 7", 7, 0)], "by time nobody here knows how many it will be"
 
 
+FAILS = """
+import sys, time
+sys.stderr.write("RuntimeError: CUDA out ")
+sys.stderr.flush()
+for step in range(100):  # however small the pieces are that it comes in, and whatever comes between them
+    sys.stdout.write(f"{step}%\\r")
+    sys.stdout.flush()
+    time.sleep(0.005)
+sys.stderr.write("of memory\\n")
+sys.exit(1)
+"""
+
+
 def test_what_it_printed_last_says_why_it_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "fails.py"
-    script.write_text("raise RuntimeError('CUDA out of memory')")
+    script.write_text(FAILS)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run_torchrun(command(script))
-    assert "RuntimeError: CUDA out of memory" in caught.value.output
+    assert "RuntimeError: CUDA out of memory" in caught.value.output.splitlines()
     assert "RuntimeError: CUDA out of memory" in capfd.readouterr().err
 
 
