@@ -11,7 +11,7 @@ from typing import get_args
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.lint import Limits, lint
-from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_of
+from edgeprune.export.metadata import PRECISION_KEY, ModelMetadata, facts_to_run
 from edgeprune.measure.compiling import chooses_precision, kept_in_float
 from edgeprune.model_metadata import literal_of
 from edgeprune.reading import is_file, shown
@@ -56,8 +56,8 @@ class ShippedModel:
             engine: what was built of it; the one that lies beside the graph when None.
 
         Raises:
-            DataError: neither of both, a file that does not say task, names, stride and size, or an engine of another
-                graph.
+            DataError: neither of both, a file that does not say task, names, stride and size, or whose outputs are not
+                those of what it says, or an engine of another graph.
         """
         onnx = path / "model.onnx" if path.is_dir() else path
         if path.is_dir() and not onnx.is_file():
@@ -65,7 +65,7 @@ class ShippedModel:
             raise DataError(f"{path} is no bundle: it has no model.onnx; give {bundle}, or an ONNX file")
         graph = load_graph(onnx)
         entries = metadata_of(graph)
-        metadata = facts_of(graph)
+        metadata = facts_to_run(graph, str(onnx))
         if metadata.missing:
             raise DataError(f"{onnx} does not say its {', '.join(metadata.missing)}; export it with edgeprune export")
         inputs = inputs_of(graph)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
+IMAGE_TYPES = ("float32", "float16", "float64")  # of inputs that a frame is prepared for
 CONFIDENCE = 0.99  # of the bounds in tables; where there is a limit, they are those of its gate
 NMS_ON_NOISE = (
     "NMS inside was timed on noise, in which it finds no boxes or too many; for its time on images give "
@@ -482,6 +483,8 @@ def _check_detectors(paths: Sequence[Path], settings: BenchSettings, image: Path
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][:2] != (1, 3):
             seen = ", ".join(str(list(shape)) for shape in shapes) or "nothing"
             raise DataError(f"{path}: --end-to-end is of one RGB image, this takes {seen}; leave it out, or --batch 1")
+        if (kind := facts.inputs[0].dtype) not in IMAGE_TYPES:
+            raise DataError(f"{path}: --end-to-end gives images as floats from 0 to 1, this takes {kind}; leave it out")
 
 
 def least_rounds(statistic: str, confidence: float, settings: BenchSettings) -> int:

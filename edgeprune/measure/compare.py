@@ -314,9 +314,9 @@ def _size(path: Path, graph: Path) -> tuple[int, int]:
 
 
 def _facts(graph: Path, path: Path | None = None) -> ModelMetadata:
-    from edgeprune.export.metadata import facts_of
+    from edgeprune.export.metadata import facts_to_run
 
-    facts = facts_of(graph)
+    facts = facts_to_run(graph, str(path or graph))
     missing = [key for key in facts.missing if key != "stride"]
     if missing:
         raise DataError(

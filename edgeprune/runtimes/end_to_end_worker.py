@@ -37,6 +37,7 @@ except ImportError as error:  # a board may have ONNX Runtime and no OpenCV
         sys.exit(0)
     raise
 
+FLOATS = {name: kind for name, kind in NUMPY_TYPES.items() if issubclass(kind, np.floating)}
 NOISE_FRAME = (720, 1280)
 PARTS = ("pre", "model", "post")
 
@@ -138,12 +139,19 @@ def image_input(session: Any, shapes: Mapping[str, Sequence[int]]) -> tuple[str,
     """Name, type and (height, width) of a detector's one image input; anything else is refused."""
     task = session.get_modelmeta().custom_metadata_map.get("task", "detect")
     inputs = session.get_inputs()
-    if task != "detect" or len(inputs) != 1 or inputs[0].type not in NUMPY_TYPES:
-        raise JobError("data", f"end-to-end time is known for detectors with one image input, this is {task}")
+    if task != "detect" or len(inputs) != 1:
+        raise JobError(
+            "data", f"end-to-end time is of detectors with one image input, this is {task} with {len(inputs)}"
+        )
+    if inputs[0].type not in FLOATS:
+        raise JobError(
+            "data",
+            f"end-to-end time is of images as floats from 0 to 1, and input {inputs[0].name} is {inputs[0].type}",
+        )
     shape = tuple(shapes[inputs[0].name])
     if len(shape) != 4 or shape[:2] != (1, 3):
         raise JobError("data", f"input {list(shape)} is not one RGB image")
-    return inputs[0].name, NUMPY_TYPES[inputs[0].type], (shape[2], shape[3])
+    return inputs[0].name, FLOATS[inputs[0].type], (shape[2], shape[3])
 
 
 def time_frames_to_boxes(job: EndToEndLatencyJob) -> TimedModels:

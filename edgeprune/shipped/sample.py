@@ -26,6 +26,7 @@ import numpy as np
 import onnxruntime
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
+NUMBER_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 GREY = 114  # what a letterbox is filled with in training
 MIN_SCORE = 0.25  # least score of a detection
 MAX_OVERLAP = 0.7  # of two boxes of one class that overlap more than this, the surer one stays
@@ -84,7 +85,9 @@ class Model:
         nms_inside = ast.literal_eval(said.get("args", "{}")).get("nms")
         self.suppressed = bool(nms_inside) or said.get("end2end") == "True"  # rows of detections, not candidates
         self.input = self.session.get_inputs()[0]
-        self.number_type = np.float16 if self.input.type == "tensor(float16)" else np.float32
+        if self.input.type not in NUMBER_TYPES:
+            raise ValueError(f"{path}: takes {self.input.type}; this gives images as floats from 0 to 1")
+        self.number_type = NUMBER_TYPES[self.input.type]
         batch, channels, height, width = self.input.shape  # numbers, or names where a graph takes any
         self.channels: int = channels if isinstance(channels, int) else ast.literal_eval(said.get("channels", "3"))
         self.batch: int = batch if isinstance(batch, int) else 1

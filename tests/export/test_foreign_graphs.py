@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from edgeprune.cli import app as every_command
 from edgeprune.cli.export import app
+from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import DataError
 from edgeprune.export.graph import load_graph, outputs_of
 from edgeprune.export.half import cast_to_fp16
@@ -126,6 +129,29 @@ def test_rows_of_a_head_that_an_older_exporter_did_not_tell_of_are_called_that(t
         DataError, match=r"rows of 6 values.* end-to-end head \(YOLOv10\).*\(end2end\).*edgeprune export$"
     ):
         parity(old, old, images[:1])
+
+
+def test_what_ships_or_is_compared_is_read_as_what_its_outputs_are(tmp_path):
+    """Every tool that hands a graph on says how its outputs are read: one that would be read wrongly goes nowhere."""
+    made = graphs.stock(models.model("end-to-end"), tmp_path / "m.onnx", nms=False)
+    old = graphs.with_metadata(made, tmp_path / "old.onnx", end2end=None, args=None)
+    foreign = graphs.with_metadata(made, tmp_path / "foreign.onnx", task="segment")
+    (tmp_path / "bundle").mkdir()
+    bundle, engine, out = tmp_path / "bundle", tmp_path / "e.engine", tmp_path / "out"
+    engine.write_bytes(b"ftrt plan")
+    for graph, words in ((old, "rows of 6 values"), (foreign, "says that it is a segment model")):
+        shutil.copy(graph, bundle / "model.onnx")
+        commands = (
+            ["deploy", "deepstream", str(graph), "-o", str(out)],
+            ["deploy", "triton", str(bundle), "-o", str(out)],
+            ["engine-header", "add", str(engine), "--onnx", str(graph), "-o", str(tmp_path / "made.engine")],
+            ["compare", str(made), str(graph), "--data", "d.yaml", "-o", str(out)],
+        )
+        for command in commands:
+            refused = CliRunner().invoke(every_command, command).exception
+            assert isinstance(refused, DataError) and words in str(refused), command
+    assert not out.exists() and not (tmp_path / "made.engine").exists()
+    assert ShippedModel.read(made).metadata.head == "end-to-end"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DataError, StageError
+from edgeprune.measure.bench import bench_graphs
 from edgeprune.report.bench import end_to_end_text
 from edgeprune.runtimes import bench_worker, end_to_end_worker
 from edgeprune.runtimes.base import BenchSettings
@@ -26,21 +27,22 @@ from edgeprune.runtimes.jobs import LayerTimes, OrtJob
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.conditions import EndToEndState
 from edgeprune.samples.gates import speed_up_gate
-from edgeprune.shipped.sample import Placement
+from edgeprune.shipped.sample import Model, Placement
 from tests.runtimes.models import convolutions
 from tests.samples.made import latency
 
 
-def detector(path: Path, output: np.ndarray, task: str = "detect") -> Path:
-    """A model that answers any 64 x 64 image with ``output``."""
+def detector(path: Path, output: np.ndarray, task: str = "detect", *, kind: int = TensorProto.FLOAT) -> Path:
+    """A model that answers any 64 x 64 image, of numbers of a kind, with ``output``."""
     graph = helper.make_graph(
         [
-            helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["floats"], ["mean"], keepdims=0),
             helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
             helper.make_node("Add", ["answer", "nothing"], ["output0"]),
         ],
         "detector",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))],
+        [helper.make_tensor_value_info("images", kind, (1, 3, 64, 64))],
         [helper.make_tensor_value_info("output0", TensorProto.FLOAT, output.shape)],
         [
             numpy_helper.from_array(output.astype(np.float32), "answer"),
@@ -113,6 +115,33 @@ def test_what_is_not_a_detector_or_an_image_is_refused(tmp_path: Path) -> None:
         runtime.end_to_end(convolutions(tmp_path / "c.onnx"), BenchSettings(), image=text, runs=1)
     with pytest.raises(DataError, match="no such file"):
         runtime.end_to_end(other, BenchSettings(), image=tmp_path / "gone.jpg", runs=1)
+
+
+@pytest.mark.parametrize("name", ["FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "INT32", "INT64"])
+def test_a_frame_is_prepared_for_floats_and_for_whole_numbers_by_nobody(name: str, tmp_path: Path) -> None:
+    """Before anything is measured, in the worker that would time it, and in the sample that ships."""
+    rows = np.array([[[10, 10, 20, 20, 0.9, 0]]])
+    model = detector(tmp_path / "m.onnx", rows, kind=getattr(TensorProto, name))
+    onnx.save(with_entries(model, names="{0: 'a'}", end2end="True", imgsz="[64, 64]"), str(model))
+    runtime, brief = OnnxRuntime(), BenchSettings(rounds=2, per_round=1, warmup_s=0, launches=1)
+    if "INT" not in name:
+        assert runtime.end_to_end(model, brief, runs=1).boxes == 1
+        assert len(Model(model)(frame_of(None))) == 1
+        return
+    seen = name.lower()
+    with pytest.raises(DataError, match=f"--end-to-end gives images as floats from 0 to 1, this takes {seen}; leave"):
+        bench_graphs([model], runtime, brief, end_to_end=True, details=False)
+    with pytest.raises(DataError, match=rf"images as floats from 0 to 1, and input images is tensor\({seen}\)"):
+        runtime.end_to_end(model, brief, runs=1)
+    with pytest.raises(ValueError, match=rf"takes tensor\({seen}\); this gives images as floats from 0 to 1"):
+        Model(model)
+
+
+def with_entries(path: Path, **entries: str) -> onnx.ModelProto:
+    model = onnx.load(str(path))
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
 
 
 def test_parts_are_timed_at_the_size_on_the_cpus_and_with_the_graph_that_are_asked(
