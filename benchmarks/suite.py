@@ -287,7 +287,6 @@ REGISTRY = (
         "95 % interval over three seeds, and of every ratio",
         goes_on=True,
         takes=True,
-        typed="the words below its tables",
     ),
     Benchmark(
         "demo-ten-times",

@@ -18,7 +18,6 @@ from benchmarks import suite
 BENCHMARKS = Path(suite.__file__).parent
 STARTS = r"python (?:-m benchmarks\.|benchmarks/)"
 SHOWN = re.compile(rf"`({STARTS}[^`]+)`")
-LATER = {"frontier.md"}  # its next run prints the command anew
 
 
 def commands_in(text: str) -> list[str]:
@@ -31,7 +30,7 @@ def commands_in(text: str) -> list[str]:
     ]
 
 
-TEXTS = {page.name: page.read_text() for page in sorted(BENCHMARKS.glob("*.md")) if page.name not in LATER}
+TEXTS = {page.name: page.read_text() for page in sorted(BENCHMARKS.glob("*.md"))}
 TEXTS |= {f"NO_RUNNER of {page}": why for page, why in suite.NO_RUNNER.items()}
 FOUND = list(dict.fromkeys((name, command) for name, text in TEXTS.items() for command in commands_in(text)))
 
