@@ -99,7 +99,7 @@ def loss_backward(model: Any, batch: Batch) -> torch.Tensor:
     for number, part in enumerate(parts):
         again = zip(_tensors(model(part)), asked, strict=True)
         pairs = [(output, of[number]) for output, of in again if of is not None and output.requires_grad]
-        torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+        torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
     return loss.detach()
 
 

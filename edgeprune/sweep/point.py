@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_OF_ERROR = 1000  # letters that a table keeps: an error of edgeprune's own is longer than another library's
 PACKAGES = (*compiling.PACKAGES, "torch-pruning")  # whose version a point depends on
-VERSION = 8  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
+VERSION = 9  # of how a point is made: raised whenever the same job would give another point; 1 left untrained the row
 # of a frontier that met its budget unpruned, and ranked by both of two heads; 2 chose the best epoch by the other head;
 # 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image; 4 did
 # not hold the last measurement against the budget; 5 took convolutions of one channel for DFL, and calibrated INT8 on
