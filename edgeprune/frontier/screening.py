@@ -221,11 +221,12 @@ def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[
     def measure(effort: float) -> list[Measurement]:
         return side_by_side(site, engines, dataset, effort=EFFORT * effort)
 
-    def moved(times: list[Measurement]) -> str:
-        return next(filter(None, (moved_reason(times[0], one) for one in times[1:] or times)), "")
+    def read(times: list[Measurement]) -> tuple[str, str]:
+        moved = next(filter(None, (moved_reason(times[0], one) for one in times[1:] or times)), "")
+        return moved, moved
 
-    times, _ = measure_until_told(site, "screening", measure, moved, site.target.measure.retries)
-    return times, moved(times)
+    times, moved, _ = measure_until_told(site, "screening", measure, read, site.target.measure.retries)
+    return times, moved
 
 
 def _require_dla(engine: Path) -> None:

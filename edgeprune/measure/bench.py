@@ -27,7 +27,7 @@ from edgeprune.runtimes.engine_file import off_dla, read_facts
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.onnx_facts import frees, model_bytes, onnx_facts
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.conditions import QUOTA
+from edgeprune.samples.conditions import may_end_otherwise
 from edgeprune.samples.gates import (
     Gate,
     Verdict,
@@ -361,10 +361,10 @@ def bench_graphs(
                 for latency in latencies
             ]
             undecided = any(
-                gate is not None and gate.verdict is Verdict.INCONCLUSIVE and QUOTA not in gate.reason  # it stays
+                gate is not None and gate.verdict is Verdict.INCONCLUSIVE and may_end_otherwise(gate.reason)
                 for gate in gates
             )
-            unsteady = until_stable and any(why and QUOTA not in why for why in map(moved_reason, latencies))
+            unsteady = until_stable and any(why and may_end_otherwise(why) for why in map(moved_reason, latencies))
             if attempt > retries or not (undecided or unsteady):
                 break
             let_cool(latencies, progress)

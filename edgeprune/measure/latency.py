@@ -15,7 +15,7 @@ from edgeprune.input_size import both_sides
 from edgeprune.measure.bench import MAX_EFFORT, least_rounds, sampling_settings
 from edgeprune.measure.other_work import let_cool, wait_for_quiet
 from edgeprune.runtimes.base import BenchSettings
-from edgeprune.samples.conditions import QUOTA
+from edgeprune.samples.conditions import may_end_otherwise
 from edgeprune.samples.gates import (
     MIN_BLOCK_PAIRS,
     Gate,
@@ -36,6 +36,7 @@ FRAMES_CONFIDENCE = 0.95  # with which the slowest of so many images bound the p
 FRAMES_BYTES = 256 * 2**20  # that they may take in the memory of the process that times: a board has little
 
 Taken = TypeVar("Taken", bound=Sequence[Measurement])
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ def wait_before_again(site: Site, *before: Measurement) -> None:
 
 
 def measure_until_told(
-    site: Site, what: str, measure: Callable[[float], Taken], untold: Callable[[Taken], str], retries: int
-) -> tuple[Taken, int]:
+    site: Site, what: str, measure: Callable[[float], Taken], read: Callable[[Taken], tuple[Found, str]], retries: int
+) -> tuple[Taken, Found, int]:
     """Measure, and again with twice the samples each time, :data:`MAX_EFFORT` times as many at most, while what came
     out tells nothing; see :func:`wait_before_again`. What a quota of processor time stopped is not measured again: it
     would be stopped as often.
@@ -171,19 +172,22 @@ def measure_until_told(
         site: the target.
         what: is measured; for the notes.
         measure: takes the factor on the number of samples.
-        untold: why nothing follows from what was measured; empty where something does.
+        read: gives what follows from what was measured, and why that tells nothing, empty where it tells something.
         retries: how often to measure again.
 
     Returns:
-        What was measured last, and how often it was measured.
+        What was measured last, what follows from it, and how often it was measured.
     """
     attempt, effort = 0, 1.0
-    while (why := untold(taken := measure(effort))) and attempt < retries and QUOTA not in why:
+    while True:
+        taken = measure(effort)
+        found, why = read(taken)
+        if not why or attempt >= retries or not may_end_otherwise(why):
+            return taken, found, attempt + 1
         attempt, effort = attempt + 1, min(2 * effort, MAX_EFFORT)
         times = f"{effort:g} times as many samples as the first time at most"
         site.reporter.note(f"{what}: inconclusive, {why}; measuring again, {times}")
         wait_before_again(site, *taken)
-    return taken, attempt + 1
 
 
 def judge_latency(
@@ -210,12 +214,11 @@ def judge_until_decided(
         retries: how often to measure again.
     """
 
-    def undecided(pair: tuple[Measurement, Measurement]) -> str:
+    def read(pair: tuple[Measurement, Measurement]) -> tuple[Gate, str]:
         found = budget_gate(site.target, stage, *pair)
-        return found.reason if found.verdict is Verdict.INCONCLUSIVE else ""
+        return found, found.reason if found.verdict is Verdict.INCONCLUSIVE else ""
 
-    (before, after), times = measure_until_told(site, stage, measure, undecided, retries)
-    gate = budget_gate(site.target, stage, before, after)
+    (before, after), gate, times = measure_until_told(site, stage, measure, read, retries)
     if times > 1:
         gate = replace(gate, reason=f"{gate.reason} (measured {times} times)")
     if (state := after.conditions.end_to_end) is not None and state.frames:

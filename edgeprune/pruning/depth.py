@@ -178,7 +178,7 @@ def _require_equal(model: nn.Module, result: nn.Module, dropped: Sequence[Remova
     """
     owners = {block.owner for block in dropped}
     for name in sorted(owner for owner in owners if not is_inside(owner, owners)):
-        within = [block for block in dropped if block.name.startswith(f"{name}.")]
+        within = [block for block in dropped if is_inside(block.name, [name])]
         whole, left = (_in_float32(one.get_submodule(name)) for one in (model, result))
         concatenated: dict[str, set[int]] = {}
         for block in within:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from edgeprune.pruning.batches import Batch
-from edgeprune.pruning.copies import copy_sharing_weights, copy_without_criterion, head_of, set_raw_outputs
+from edgeprune.pruning.copies import (
+    copy_sharing_weights,
+    copy_without_criterion,
+    head_of,
+    output_tensors,
+    set_raw_outputs,
+)
 from edgeprune.pruning.heads import has_end_to_end_head, refuse_fused_head, ships_end_to_end
 
 MOST_PIXELS = 4 * 640 * 640
@@ -90,14 +96,14 @@ def loss_backward(model: Any, batch: Batch) -> torch.Tensor:
         return loss.detach()
     with torch.no_grad():
         outputs = _joined([model(part) for part in parts])
-    every = list(_tensors(outputs))
+    every = output_tensors(outputs)
     for tensor in every:
         tensor.requires_grad_(tensor.is_floating_point())
     loss = _loss_of(model, batch, outputs)
     loss.backward()
     asked = [None if tensor.grad is None else tensor.grad.split([len(part) for part in parts]) for tensor in every]
     for number, part in enumerate(parts):
-        again = zip(_tensors(model(part)), asked, strict=True)
+        again = zip(output_tensors(model(part)), asked, strict=True)
         pairs = [(output, of[number]) for output, of in again if of is not None and output.requires_grad]
         torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
     return loss.detach()
@@ -129,15 +135,6 @@ def _joined(outputs: Sequence[Any]) -> Any:
     if isinstance(first, (list, tuple)):
         return type(first)([_joined(same) for same in zip(*outputs, strict=True)])
     return first
-
-
-def _tensors(output: Any) -> Iterator[torch.Tensor]:
-    """Every tensor of a nested output, in order."""
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, (Mapping, list, tuple)):
-        for value in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(value)
 
 
 @torch.no_grad()

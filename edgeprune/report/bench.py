@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgeprune.report.table import Table
 from edgeprune.report.text import INTERVAL, interval_text, ms_end, ms_text
 from edgeprune.samples.statistics import confidence_text, spread_of, value_of
-from edgeprune.samples.text import ceiled, floored
+from edgeprune.samples.text import ends_text
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult, ModelBench
@@ -92,8 +92,7 @@ def _energy(energy: Measurement | None) -> str:
     if energy is None:
         return "–"
     spread = spread_of(energy.values)
-    ends = f"{floored(spread.low, kind='g', digits=3)} to {ceiled(spread.high, kind='g', digits=3)}"
-    return f"{spread.median:.3g} ({ends}) mJ"
+    return f"{spread.median:.3g} ({ends_text(spread.low, spread.high, 'g', 3)}) mJ"
 
 
 def _interval(ratio: RatioInterval | None) -> str:

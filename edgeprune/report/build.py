@@ -21,12 +21,12 @@ from edgeprune.report.scenes import legend_of, scene_figures
 from edgeprune.report.table import Table
 from edgeprune.report.text import (
     INTERVAL,
+    as_title,
     budget_text,
     device_text,
-    ends_text,
     interval_text,
-    ms_end,
     ms_text,
+    ms_with_ends,
     number_text,
     scope_text,
     shell_line,
@@ -48,7 +48,7 @@ from edgeprune.report.verdict import (
 from edgeprune.samples.gates import RULES, Gate, Verdict, scope_words
 from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, Bounds, value_of
-from edgeprune.samples.text import signed_text
+from edgeprune.samples.text import ends_text, signed_text
 from edgeprune.workspace import BUNDLE, run_directory_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _meaning(record: BuildRecord) -> str:
 
 def _levers(record: BuildRecord) -> str:
     """Why the number format is what it is, as a sentence; nothing where the profile names it."""
-    return "" if record.levers is None else f" {record.levers[:1].upper()}{record.levers[1:]}."
+    return "" if record.levers is None else f" {as_title(record.levers)}."
 
 
 def sizes_table(record: BuildRecord) -> Table:
@@ -302,6 +302,4 @@ def _compared(name: str, before: float, after: float, unit: str) -> tuple[str, .
 
 
 def _with_interval(figure: Bounds) -> str:
-    known = figure.low is not None and figure.high is not None
-    ends = f" ({ms_end(figure.low, up=False)} to {ms_end(figure.high, up=True)})" if known else ""
-    return f"{ms_text(figure.value)} ms{ends}"
+    return ms_with_ends(figure.value, figure.low, figure.high, " ms")

@@ -12,10 +12,11 @@ from edgeprune.records.facts import ProbeFacts
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, shortened
 from edgeprune.report.sparsity import scale_plots
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, ends_text, ms_end, ms_text, scope_text
+from edgeprune.report.text import INTERVAL, as_title, ms_end, ms_text, scope_text
 from edgeprune.samples.gates import pass_confidence, scope_words
 from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import confidence_text, value_of
+from edgeprune.samples.text import ends_text
 from edgeprune.target.schema import BUDGET_WINDOW
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def trade_off(record: BuildRecord) -> Plot | None:
         axes.set_ylabel(metric)
         legend_above(axes, 2)
 
-    alt = f"{unpruned[:1].upper()}{unpruned[1:]}: {ms_text(slow)} ms at {metric} {before:.4f}. "
+    alt = f"{as_title(unpruned)}: {ms_text(slow)} ms at {metric} {before:.4f}. "
     alt += f"What ships: {ms_text(fast)} ms at {after:.4f}. "
     alt += ("" if limit is None else f"Budget {ms_text(limit)} ms. ") + f"Accuracy floor {floor:.4f}."
     rows = [(unpruned, ms_text(slow), f"{before:.4f}"), ("what ships", ms_text(fast), f"{after:.4f}")]
@@ -132,7 +133,7 @@ def latency(record: BuildRecord) -> Plot | None:
         rows.append((label, str(len(measured.values)), *cells))
     columns = (f"{scope}ms, one-sided bound at {sure}", "samples", *names)
     title = f"{scope}latency, every sample"
-    return draw_plot("latency", title[:1].upper() + title[1:], alt, draw, Table.of(columns, rows))
+    return draw_plot("latency", as_title(title), alt, draw, Table.of(columns, rows))
 
 
 def search(record: BuildRecord) -> Plot | None:

@@ -10,10 +10,10 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_plot, legend_above, sho
 from edgeprune.report.page import render
 from edgeprune.report.scenes import draw_scene, legend_of, scene_figures
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, ends_text, interval_text, ms_end, ms_text, number_text, shell_line
+from edgeprune.report.text import INTERVAL, interval_text, ms_end, ms_text, number_text, shell_line
 from edgeprune.samples.measurement import latency_bounds
 from edgeprune.samples.statistics import confidence_text, value_of
-from edgeprune.samples.text import signed_text
+from edgeprune.samples.text import ends_text, signed_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,7 +255,7 @@ def _summary(comparison: Comparison) -> str:
     for model in others:
         change = model.accuracy.map50_95 - first.accuracy.map50_95
         ratio = model.latency.speed_up if model.latency else None
-        speed = f"×{ratio.ratio:.2f} the speed ({ends_text(ratio.low, ratio.high, 2)}), " if ratio else ""
+        speed = f"×{ratio.ratio:.2f} the speed ({ends_text(ratio.low, ratio.high, digits=2)}), " if ratio else ""
         changes.append(f"{model.name}: {speed}{comparison.metric} {signed_text(change)}")
     disturbed = [model.name for model in comparison.models if model.latency and model.latency.disturbed]
     doubt = f" The times of {', '.join(disturbed)} are of a disturbed run." if disturbed else ""

@@ -12,7 +12,7 @@ from edgeprune.report.table import Table
 from edgeprune.report.text import INTERVAL, scope_text
 from edgeprune.samples.gates import Verdict
 from edgeprune.samples.statistics import interval_half_width
-from edgeprune.samples.text import DIGITS, ceiled, floored, signed_text
+from edgeprune.samples.text import DIGITS, ends_text, signed_text
 from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ def _with_ends(difference: float, interval: DropInterval | None) -> str:
         return text
     if interval.standard_error is None:
         return f"{text} ({interval.images} images {interval.why_unknown})"
-    low, high = interval.ends
-    return f"{text} ({floored(low, digits=DIGITS, signed=True)} to {ceiled(high, digits=DIGITS, signed=True)})"
+    return f"{text} ({ends_text(*interval.ends, digits=DIGITS, signed=True)})"
 
 
 def how_to_build(found: Frontier, one: Recommendation) -> str:

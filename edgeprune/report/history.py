@@ -10,8 +10,9 @@ from edgeprune.records.history import NO_EARLIER
 from edgeprune.report.drawing import COLOURS, Plot, draw_plot
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
-from edgeprune.report.text import INTERVAL, ends_text, ms_end, ms_text
+from edgeprune.report.text import INTERVAL, as_title, ms_with_ends
 from edgeprune.samples.gates import Verdict
+from edgeprune.samples.text import ends_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +64,7 @@ def _latency(built: BuildSummary) -> str:
     if built.latency_ms is None:
         return ""
     figure = built.latency_ms
-    known = figure.low is not None and figure.high is not None
-    ends = f" ({ms_end(figure.low, up=False)} to {ms_end(figure.high, up=True)})" if known else ""
-    return f"{_simulated(built)}{ms_text(figure.value)}{ends}"
+    return f"{_simulated(built)}{ms_with_ends(figure.value, figure.low, figure.high)}"
 
 
 def _speed_up(built: BuildSummary) -> str:
@@ -227,7 +226,7 @@ def _trend(
     alt = f"{_against(points[-1][1], key, latest, figures, history.names)}; "
     alt += f"regressions: {sum(_regressed(built, f'{built.scope}{key}') for _, built, _ in points)}."
     table = Table.of(("build", f"{unit}, {INTERVAL}", "device", "regression"), rows)
-    return draw_plot(*_named(key, title[:1].upper() + title[1:], history, place), alt, draw, table)
+    return draw_plot(*_named(key, as_title(title), history, place), alt, draw, table)
 
 
 def _named(key: str, title: str, history: History, place: int) -> tuple[str, str]:

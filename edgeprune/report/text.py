@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeprune.samples.text import DIGITS, ceiled, floored
+from edgeprune.samples.text import DIGITS, ceiled, ends_text, floored
 
 if TYPE_CHECKING:
     from edgeprune.records.build import DeviceRow
@@ -43,15 +43,14 @@ def ms_end(value: float | None, limit: float | None = None, *, up: bool) -> str:
     return (ceiled if up else floored)(value, limit, digits=_ms_digits(value))
 
 
+def ms_with_ends(value: float, low: float | None, high: float | None, unit: str = "") -> str:
+    """Milliseconds, with a unit if one is given, and the ends of their interval where both are known."""
+    known = low is not None and high is not None
+    return f"{ms_text(value)}{unit}" + (f" ({ms_end(low, up=False)} to {ms_end(high, up=True)})" if known else "")
+
+
 def _ms_digits(value: float) -> int:
     return 2 if abs(value) >= 1 else 4
-
-
-def duration_text(seconds: float) -> str:
-    """A time as people plan by it: seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 INTERVAL = "two-sided 95 % interval"
@@ -64,9 +63,9 @@ def interval_text(ratio: RatioInterval) -> str:
     return f"×{ratio.ratio:.3f} ({ends_text(ratio.low, ratio.high)})"
 
 
-def ends_text(low: float, high: float, digits: int = 3) -> str:
-    """Both ends of an interval, rounded away from each other: what is printed holds at least as surely."""
-    return f"{floored(low, digits=digits)} to {ceiled(high, digits=digits)}"
+def as_title(text: str) -> str:
+    """The same with a capital at its beginning; the other letters stay."""
+    return text[:1].upper() + text[1:]
 
 
 def device_text(device: DeviceRow) -> str:

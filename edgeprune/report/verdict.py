@@ -10,7 +10,7 @@ from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
 from edgeprune.report.text import INTERVAL, number_text, shell_line
 from edgeprune.samples.gates import NOT_MEASURED, Gate, Verdict
-from edgeprune.samples.text import DIGITS, ceiled, floored, signed_text, told_apart
+from edgeprune.samples.text import DIGITS, ends_text, signed_text, told_apart
 
 if TYPE_CHECKING:
     from edgeprune.records.build import BuildRecord
@@ -112,7 +112,7 @@ def change_interval_text(drop: DropInterval) -> str:
     """The change that other images would show, from the worst to the best: both ends of 95 %. The gate rests on the
     worst alone, with 95 % for that one end, and so says a little more."""
     least, most = drop.ends
-    return f"{floored(-most, digits=DIGITS, signed=True)} to {ceiled(-least, digits=DIGITS, signed=True)}"
+    return ends_text(-most, -least, digits=DIGITS, signed=True)
 
 
 def deciding_gates(gates: Iterable[Gate], verdict: Verdict) -> list[Gate]:

@@ -28,6 +28,11 @@ WHOLE_CORES = f"give the container whole cores (--cpuset-cpus), not {QUOTA} (--c
 QUIET_MACHINE = "measure again on a quiet one"
 
 
+def may_end_otherwise(why: str) -> bool:
+    """Whether measuring again may mend what was said against a run; a quota would stop the next one as often."""
+    return QUOTA not in why
+
+
 @dataclass(frozen=True)
 class Telemetry:
     """What sensors of the device showed while it ran.

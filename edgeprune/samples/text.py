@@ -15,6 +15,13 @@ def signed_text(value: float, digits: int = DIGITS) -> str:
     return text if float(text) else text[1:]
 
 
+def duration_text(seconds: float) -> str:
+    """A time as people plan by it: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def told_apart(
     value: float | None, limit: float | None, text: Callable[[float | None, int], str], digits: int = DIGITS
 ) -> tuple[str, str]:
@@ -57,6 +64,12 @@ def ceiled(
 ) -> str:
     """What something is at most, rounded up; otherwise as :func:`floored`."""
     return _end_text(value, limit, kind, digits, signed, ROUND_CEILING)
+
+
+def ends_text(low: float, high: float, kind: str = "f", digits: int = DIGITS - 1, *, signed: bool = False) -> str:
+    """Both ends of an interval, rounded away from each other: what is printed holds at least as surely. Otherwise as
+    :func:`floored`."""
+    return f"{floored(low, None, kind, digits, signed=signed)} to {ceiled(high, None, kind, digits, signed=signed)}"
 
 
 def _end_text(value: float, limit: float | None, kind: str, digits: int, signed: bool, rounding: str) -> str:

@@ -20,7 +20,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.compiling import PACKAGES
 from edgeprune.measure.variants import side_by_side, site_with
-from edgeprune.pruning.depth import removable_blocks
+from edgeprune.pruning.depth import is_inside, removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.records.facts import Alternative, Diagnosis
@@ -268,7 +268,7 @@ def _floors(pruner: Pruner) -> Iterator[nn.Module]:
 def _outermost_blocks(pruner: Pruner) -> list[str]:
     """Names of the blocks that can go, without those that lie in another one."""
     names = [block.name for block in removable_blocks(pruner.original, pruner.constraints)]
-    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    return [name for name in names if not is_inside(name, names)]
 
 
 def _decoding_share(profile: LayerProfile) -> float | None:

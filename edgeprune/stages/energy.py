@@ -11,7 +11,7 @@ from edgeprune.runtimes.site import Site
 from edgeprune.samples.gates import Gate, info_gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.samples.statistics import Spread, confidence_text, spread_of
-from edgeprune.samples.text import ceiled, floored
+from edgeprune.samples.text import ends_text
 
 ENERGY = "energy per inference"
 Energies = tuple[Measurement, Measurement]
@@ -55,4 +55,4 @@ def energy_gates(stage: str, energies: Energies | None) -> list[Gate]:
 
 
 def _ends(spread: Spread) -> str:
-    return f"{floored(spread.low, kind='g', digits=3)} to {ceiled(spread.high, kind='g', digits=3)}"
+    return ends_text(spread.low, spread.high, "g", 3)

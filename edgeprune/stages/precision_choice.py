@@ -16,7 +16,7 @@ from edgeprune.records.facts import FallbackFacts, PrecisionChoice
 from edgeprune.samples.gates import moved_reason
 from edgeprune.samples.measurement import LEAST_GAIN, Measurement, speed_up_of
 from edgeprune.samples.statistics import RatioInterval
-from edgeprune.samples.text import ceiled, floored
+from edgeprune.samples.text import ends_text
 from edgeprune.stages.base import Build
 from edgeprune.stages.mixed_precision import graph_accuracy
 
@@ -57,7 +57,7 @@ def choose_precision(build: Build, source: Path, low: Path, fallback: FallbackFa
         found, doubt = _gain(build, *engines)
         gain, holds = found.ratio, accuracy >= fallback.floor
         faster = gain >= LEAST_GAIN or bool(doubt)  # what is not known to be slower stays what was asked for
-        ends = f" ({floored(found.low)} to {ceiled(found.high)})" if math.isfinite(found.high) else ""
+        ends = f" ({ends_text(found.low, found.high)})" if math.isfinite(found.high) else ""
         text = f"{asked} is ×{gain:.3f}{ends} as fast as {plainer}"
         text += f", which does not count, as {doubt}" if doubt else ""
         if faster and holds:
@@ -88,13 +88,11 @@ def _gain(build: Build, plainer: Path, asked: Path) -> tuple[RatioInterval, str]
     def measure(effort: float) -> tuple[Measurement, Measurement]:
         return latency.measure_pair(site, plainer, asked, build.dataset, effort=effort, trained=True)
 
-    def untold(pair: tuple[Measurement, Measurement]) -> str:
-        if moved := moved_reason(*pair):
-            return moved
-        found = speed_up_of(*pair)
+    def read(pair: tuple[Measurement, Measurement]) -> tuple[tuple[RatioInterval, str], str]:
+        found, moved = speed_up_of(*pair), moved_reason(*pair)
         decided = found.low >= LEAST_GAIN or found.high < LEAST_GAIN
-        return "" if decided else f"{found.low:.3f} to {found.high:.3f} has ×{LEAST_GAIN:g} inside"
+        near = "" if decided else f"{ends_text(found.low, found.high)} has ×{LEAST_GAIN:g} inside"
+        return (found, moved), moved or near
 
     what = f"{build.target.precision} against {build.target.plainer_precision}"
-    pair, _ = latency.measure_until_told(site, what, measure, untold, site.target.measure.retries)
-    return speed_up_of(*pair), moved_reason(*pair)
+    return latency.measure_until_told(site, what, measure, read, site.target.measure.retries)[1]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from edgeprune.report.text import duration_text
+from edgeprune.samples.text import duration_text
 from edgeprune.sweep.point import Job
 
 

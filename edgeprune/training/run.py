@@ -42,6 +42,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import quiet
 from edgeprune.rectangle import at_size
+from edgeprune.samples.text import duration_text
 from edgeprune.settings import TrainSettings
 from edgeprune.training.arguments import training_device, ultralytics_arguments
 from edgeprune.training.distillation import AttachTeacher
@@ -453,7 +454,7 @@ class EpochReporter:
         left = trainer.epochs - epoch.number
         known = not trainer.args.time and left >= 0
         accuracy = epoch.figures.get(TASK2METRIC[trainer.args.task])
-        text = _in_words(epoch.seconds / epoch.number * left) if known and left and epoch.number else ""
+        text = _left_text(epoch.seconds / epoch.number * left) if known and left and epoch.number else ""
         self._report(trainer, epoch.number, trainer.epochs if known else 0, accuracy, text)
 
     def _report(self, trainer: BaseTrainer, done: int, total: int, accuracy: float | None, left: str) -> None:
@@ -470,13 +471,11 @@ def time_left(trainer: BaseTrainer) -> str:
     left, run = trainer.epochs - done, done - trainer.start_epoch  # a run that goes on timed its own epochs alone
     if left <= 0 or run <= 0:
         return ""
-    return _in_words((time.time() - trainer.train_time_start) / run * left)
+    return _left_text((time.time() - trainer.train_time_start) / run * left)
 
 
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f", about {seconds:.0f} s left"
-    return f", about {seconds / 60:.0f} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
+def _left_text(seconds: float) -> str:
+    return f", about {duration_text(seconds)} left"
 
 
 class ValidateGiven:

@@ -102,8 +102,8 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_note_names_the_samples_that_are_really_taken(noted: Any) -> None:
     efforts: list[float] = []
-    taken, times = measured.measure_until_told(
-        noted, "engine", lambda effort: efforts.append(effort) or [], lambda _: "it drifts", retries=6
+    taken, _, times = measured.measure_until_told(
+        noted, "engine", lambda effort: efforts.append(effort) or [], lambda _: (None, "it drifts"), retries=6
     )
     assert (taken, times) == ([], 7) and efforts == [1, 2, 4, 8, 16, 16, 16]
     told = [note.partition("measuring again, ")[2] for note in noted.notes]
@@ -116,15 +116,15 @@ def test_what_a_quota_stopped_is_not_measured_again(noted: Any) -> None:
     pair = [samples([10 + 0.001 * (n % 7) for n in range(300)], core=core)] * 2
 
     def measured_until(limit: float, retries: int = 2) -> int:
-        def undecided(_: object) -> str:
+        def read(_: object) -> tuple[object, str]:
             gate = latency_gate("engine", pair[1], limit)
-            return gate.reason if gate.verdict is Verdict.INCONCLUSIVE else ""
+            return gate, gate.reason if gate.verdict is Verdict.INCONCLUSIVE else ""
 
-        return measured.measure_until_told(noted, "engine", lambda _: pair, undecided, retries)[1]
+        return measured.measure_until_told(noted, "engine", lambda _: pair, read, retries)[2]
 
     assert measured_until(8.0) == 1 and not noted.notes
     assert measured_until(20.0) == 1
-    assert measured.measure_until_told(noted, "engine", lambda _: pair, lambda _: "too few samples", 2)[1] == 3
+    assert measured.measure_until_told(noted, "engine", lambda _: pair, lambda _: (None, "too few samples"), 2)[2] == 3
 
 
 def test_a_gate_says_over_how_many_images_it_was_timed(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.report.text import ends_text, ms_end
-from edgeprune.samples.text import ceiled, floored
+from edgeprune.report.text import ms_end
+from edgeprune.samples.text import ceiled, ends_text, floored
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
