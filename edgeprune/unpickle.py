@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
+from types import ModuleType
 from typing import Any
 from zipfile import is_zipfile
 
@@ -188,12 +190,29 @@ def known_classes_only() -> Iterator[None]:
             os.environ[SWITCH] = variable
 
 
+class _TodaysNames(pickle.Unpickler):
+    """Builds what a file names by older names under today's.
+
+    Ultralytics' own loader lends the old names to the new packages instead; below those, Python then imports every
+    module a second time and leaves it in the first one's place: two classes of each name in one process.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(_name_of_today(module), name)
+
+
+def _unpickling() -> Any:
+    """What ``torch.load`` takes for a ``pickle_module``; it asks for no more of one."""
+    found: Any = ModuleType(pickle.__name__)
+    found.Unpickler = _TodaysNames
+    found.load = lambda file, **given: _TodaysNames(file, **given).load()
+    return found
+
+
 def _trusted(path: Path) -> Any:
     """Everything the file asks for; still nothing is installed when a module is missing."""
-    from ultralytics.nn.tasks import temporary_modules
-
-    with temporary_modules(MOVED_MODULES), _refusals(path, trust=True, aliases={}):
-        return torch.load(path, map_location="cpu", weights_only=False)
+    with _refusals(path, trust=True, aliases={}):
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_unpickling())
 
 
 @contextmanager
@@ -249,16 +268,20 @@ def globals_of(path: Path) -> list[str]:
         return []
 
 
+def _name_of_today(name: str) -> str:
+    """The name of a module of Ultralytics 8.0, or of something in one, as it is today; any other name as it is."""
+    for old, new in MOVED_MODULES.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    return name
+
+
 def _known_class(name: str) -> type | None:
     """The class that an old name, or a name of torch's utilities, stands for today; None for any other name."""
-    for old, new in MOVED_MODULES.items():
-        if name.startswith(f"{old}."):
-            name = new + name.removeprefix(old)
-            break
-    else:
-        if name not in WRAPPERS and name.rpartition(".")[0] not in TORCH_MODULES:
-            return None
-    module, _, attribute = name.rpartition(".")
+    today = _name_of_today(name)
+    if today == name and name not in WRAPPERS and name.rpartition(".")[0] not in TORCH_MODULES:
+        return None
+    module, _, attribute = (name := today).rpartition(".")
     try:
         found = getattr(import_module(module), attribute, None)
     except ImportError:

@@ -221,6 +221,12 @@ def test_a_checkpoint_of_version_8_0_loads_as_stock_ultralytics_loads_it(model, 
     assert all(torch.equal(a, b) for a, b in zip(checkpoint.model.parameters(), model.parameters(), strict=True))
     save(checkpoint.model, tmp_path / "new.pt", like=checkpoint)
     assert b"ultralytics.yolo" not in (tmp_path / "new.pt").read_bytes()
+    # each module of Ultralytics is there once: a second one under an old name has classes of its own
+    modules = {name: module for name, module in sys.modules.items() if name.startswith("ultralytics.")}
+    assert not [name for name in modules if name.startswith("ultralytics.yolo")]
+    for name, module in modules.items():
+        package, _, leaf = name.rpartition(".")
+        assert getattr(sys.modules[package], leaf) is module, name
 
 
 FIGURES = {"train_metrics": {"metrics/mAP50-95(B)": 0.8, "fitness": 0.8}, "best_fitness": 0.8, "stopper": {"best": 0.8}}
