@@ -45,6 +45,7 @@ def run_carried(folder: str) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     not_restored: list[str] = []
     try:
+        stop_on_signals(but=[signal.SIGHUP])  # before the board is looked at, which takes seconds
         _run_all(os.path.abspath(folder), not_restored)
     except Refused as error:
         reason, code = str(error), 4
@@ -89,7 +90,6 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
             "that has, or build for the target that fits this one: edgeprune device probe names it",
         )
     program, banner, commands = _commands(request)
-    stop_on_signals(but=[signal.SIGHUP])
     results = os.path.join(folder, RESULTS)
     waiting = []
 

@@ -255,13 +255,18 @@ def end_process(process: str, finished=lambda: False, timeout_s: float = END_TIM
 
 
 def stop_on_signals(but: Sequence[int] = ()) -> None:
-    """From now on a signal to end raises :class:`Stopped`, ``but`` those that keep their meaning."""
+    """From now on a signal to end raises :class:`Stopped`, ``but`` those that keep their meaning.
+
+    One that whoever started this process had ignored (``nohup``: SIGHUP; ``&`` in a script: SIGINT) stays so; but for
+    SIGTERM, by which :func:`end_process` asks.
+    """
 
     def stop(*_) -> None:
         raise Stopped
 
     for number in STOP_SIGNALS:
-        if number not in but:
+        ignored = signal.getsignal(number) is signal.SIG_IGN and number != signal.SIGTERM
+        if number not in but and not ignored:
             signal.signal(number, stop)
 
 

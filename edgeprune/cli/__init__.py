@@ -73,7 +73,8 @@ targets_app = typer.Typer(
 def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
-        signal.signal(number, _exit_on_signal)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # else nohup, or a script, wants it to go on
+            signal.signal(number, _exit_on_signal)
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # Ultralytics would install packages for what a file names
     with streams.streams():
         sys.exit(_run())

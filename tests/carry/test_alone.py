@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def folder_for_a_board(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("gone", ["connection", "terminal", "never there"])
+@pytest.mark.parametrize("gone", ["connection", "terminal", "never there", "Ctrl-C in front of it"])
 def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
     folder = folder_for_a_board(tmp_path)
     (folder / "results").mkdir()
@@ -60,6 +61,8 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
     argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
     if gone == "never there":
         argv = ["sh", "-c", 'exec "$@" >&-', "sh", *argv]
+    if gone == "Ctrl-C in front of it":  # what `run-on-device.sh &` in a script is started with
+        argv = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv]
     with (board.root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=board.env)
@@ -70,6 +73,8 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
         process.stdout.close()
         if gone == "terminal":
             os.kill(process.pid, signal.SIGHUP)
+        if gone == "Ctrl-C in front of it":
+            os.kill(process.pid, signal.SIGINT)
     said = process.stderr.read()
     process.stderr.close()
     assert (process.wait(), said) == (0, b"")
@@ -77,6 +82,23 @@ def test_a_run_outlives_whoever_started_it(gone: str, tmp_path: Path) -> None:
         names = packed.getnames()
     assert "results/results.json" in names and "results/commands/001/stdout" in names
     assert "results/of-a-run-that-is-at-work" not in names
+
+
+def test_ctrl_c_while_the_board_is_still_looked_at_is_one_line(tmp_path: Path) -> None:
+    folder = folder_for_a_board(tmp_path)
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    program = board.root / "slow-trtexec"
+    program.write_text("#!/bin/sh\n: > asked\nexec sleep 60\n")
+    program.chmod(0o755)
+    change_request(folder, trtexec=["/slow-trtexec"])
+    argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=board.env, cwd=folder) as process:
+        while process.poll() is None and not (folder / "asked").exists():
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.communicate()[1]
+    assert (process.returncode, said) == (130, "run-on-device: stopped; power and clocks are as they were\n")
 
 
 def test_a_start_that_waited_for_an_earlier_run_of_the_folder_leaves_its_results(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,30 @@ sys.argv = ["edgeprune", *sys.argv[1:]]
 from edgeprune.cli import main
 main()
 """
+
+
+LONG = """
+import sys
+from edgeprune import cli
+def until_told():
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return 0
+cli._run = until_told
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("ignored", "code"), [("HUP", 0), ("TERM", 0), ("", 129)])
+def test_a_signal_that_was_ignored_from_the_start_stays_so(ignored: str, code: int) -> None:
+    number = signal.Signals[f"SIG{ignored or 'HUP'}"]
+    argv = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "sh", sys.executable, "-c", LONG]  # what nohup does
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        time.sleep(0.2)
+        process.communicate("go on\n")
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(
