@@ -65,6 +65,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 stage or tool failed, 4 device, 5 INCONCLUSIVE or PENDING, "
     "70 a bug, 130 Ctrl-C.",
 )
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 targets_app = typer.Typer(
     no_args_is_help=False, help="List, show and describe target profiles.\n\nExample:\n  edgeprune targets"
 )
@@ -72,7 +73,7 @@ targets_app = typer.Typer(
 
 def main() -> None:
     """Entry point: errors of edgeprune are one line on stderr and an exit code; anything else is a bug."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what was begun on a device is put back
+    for number in ENDING_SIGNALS:  # as Ctrl-C: what was begun on a device is put back
         if signal.getsignal(number) is not signal.SIG_IGN:  # else nohup, or a script, wants it to go on
             signal.signal(number, _exit_on_signal)
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # Ultralytics would install packages for what a file names
@@ -145,6 +146,10 @@ def _lacking(error: Exception) -> str | None:
 
 
 def _exit_on_signal(number: int, _: object) -> None:
+    # a terminal that closes tells both its processes and its shell, which tells its jobs: the second one must not end
+    # what puts a board back, nor the ssh that this is done through
+    for again in ENDING_SIGNALS:
+        signal.signal(again, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

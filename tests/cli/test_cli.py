@@ -80,6 +80,35 @@ def test_a_signal_that_was_ignored_from_the_start_stays_so(ignored: str, code: i
     assert process.returncode == code
 
 
+CLEANED_UP = """
+import sys
+from edgeprune import cli
+def until_told():
+    try:
+        print("begun", flush=True)
+        sys.stdin.readline()
+    finally:
+        print("ending", flush=True)
+        sys.stdin.readline()
+        print("put back", flush=True)
+cli._run = until_told
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("again", [signal.SIGHUP, signal.SIGTERM])
+def test_what_was_begun_is_put_back_though_the_signal_comes_twice(again: signal.Signals) -> None:
+    argv = [sys.executable, "-c", CLEANED_UP]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(again)
+        time.sleep(0.2)
+        assert process.communicate("go on\n")[0] == "put back\n"
+    assert process.returncode == 128 + signal.SIGHUP
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "text"),
     [
