@@ -40,8 +40,11 @@ EXPORTED = (".onnx", ".engine", ".plan", ".torchscript")  # what is made from a 
 OF_THE_WEIGHTS = ("train_metrics", "best_fitness", "stopper")  # entries that other weights must not carry on
 CLOSE_NAME = 0.8  # of two names, by difflib: yolo8n.pt is close to yolov8n.pt, last.pt to none
 SEVERAL = ("fraction", "scale")  # training arguments that are one number, or one for each split or bound
-LEFT_BY_A_RUN = frozenset({"training", "inplace", "shape", "anchors", "strides", "dynamic", "export", "format", "xyxy"})
-"""Attributes of blocks that loading, a forward pass or an export sets."""
+LEFT_BY_A_RUN = frozenset(
+    {"training", "inplace", "shape", "anchors", "strides", "dynamic", "export", "format", "xyxy"}
+    | {"max_det", "agnostic_nms"}  # how many detections are kept, and which; validation writes both on a head
+)
+"""Attributes of blocks that loading, a forward pass, a validation or an export sets."""
 MOST_NUMBERS = 64  # of a tensor that is no weight and belongs to an architecture: strides, not anchors
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 

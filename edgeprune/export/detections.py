@@ -24,7 +24,7 @@ AGREEMENT_MASK_IOU = 0.7  # so do their masks, where there are
 AGREEMENT_LIKENESS = 0.7
 KEYPOINT_TOLERANCE = 0.15
 MASK_STRIDE = 4  # pixels of the input for one of the prototypes, in every family
-MAX_ROWS = 300
+MAX_ROWS = 300  # detections an image, as Ultralytics exports and predicts unless told otherwise
 MAX_CANDIDATES = 3000  # before NMS: an untrained rotated head would else compare every anchor with every other
 # Rows of a sorted list are taken for the same candidate when no side of the box moved by more than this part of its
 # size (plus a pixel): far beyond rounding, far below the distance of two objects.
@@ -169,12 +169,13 @@ def pair_rows(rows: np.ndarray, others: np.ndarray, *, rotated: bool = False) ->
     )
 
 
-def apply_nms(raw: np.ndarray, *, nc: int, task: str) -> np.ndarray:
-    """A raw output, shape (images, 4 + nc + extra, anchors), as embedded NMS gives it: (images, 300, 6 + extra)."""
-    rows = np.zeros((len(raw), MAX_ROWS, 6 + raw.shape[1] - 4 - nc))
-    for index, detections in enumerate(_detections_after_nms(raw, nc=nc, task=task)):
-        rows[index, : len(detections)] = detections
-    return rows
+def apply_nms(raw: np.ndarray, *, nc: int, task: str, rows: int = MAX_ROWS) -> np.ndarray:
+    """A raw output, shape (images, 4 + nc + extra, anchors), as NMS embedded with room for so many rows gives it:
+    (images, rows, 6 + extra)."""
+    filled = np.zeros((len(raw), rows, 6 + raw.shape[1] - 4 - nc))
+    for index, detections in enumerate(_detections_after_nms(raw, nc=nc, task=task, rows=rows)):
+        filled[index, : len(detections)] = detections
+    return filled
 
 
 def detection_agreement(
@@ -209,7 +210,7 @@ def _detections(output: np.ndarray, layout: Layout) -> list[np.ndarray]:
     return [rows[rows[:, 4] >= CONFIDENCE] for rows in output]
 
 
-def _detections_after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.ndarray]:
+def _detections_after_nms(raw: np.ndarray, *, nc: int, task: str, rows: int = MAX_ROWS) -> list[np.ndarray]:
     import torch
     from ultralytics.utils.nms import non_max_suppression
 
@@ -218,6 +219,7 @@ def _detections_after_nms(raw: np.ndarray, *, nc: int, task: str) -> list[np.nda
         CONFIDENCE,
         NMS_IOU,
         nc=nc,
+        max_det=rows,
         rotated=task == "obb",
         max_nms=MAX_CANDIDATES,
     )

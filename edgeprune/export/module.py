@@ -9,7 +9,11 @@ from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune import checkpoint
+from edgeprune.export.lint import LARGEST_TOPK
 from edgeprune.export.modelopt import restore_quantizers
+
+CANDIDATES = 5
+"""For each detection that embedded NMS of rotated boxes has room for; Ultralytics' exporter sorts them by one TopK."""
 
 
 def module_from_checkpoint(weights: Path | checkpoint.Checkpoint) -> nn.Module:
@@ -28,6 +32,21 @@ def module_from_checkpoint(weights: Path | checkpoint.Checkpoint) -> nn.Module:
     if read.quantizers:
         restore_quantizers(module, read.quantizers, str(read.path))
     return module
+
+
+def most_detections(module: Any, *, nms: bool = False) -> int:
+    """Detections of an image that an export has room for: Ultralytics' default (300), or more where the head says so,
+    on which its trainer writes what the images of the data set hold at most.
+
+    No fewer than that default, which Ultralytics takes for its checkpoints too, and no more than TensorRT sorts.
+
+    Args:
+        module: of any task.
+        nms: whether NMS is embedded.
+    """
+    held = getattr(module.model[-1], "max_det", 0)
+    sorted_at_once = CANDIDATES if nms and getattr(module, "task", "") == "obb" else 1
+    return min(max(DEFAULT_CFG_DICT["max_det"], held), LARGEST_TOPK // sorted_at_once)
 
 
 def head_arguments(*, end_to_end: bool, nms: bool = False) -> dict[str, Any]:

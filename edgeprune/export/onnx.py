@@ -62,7 +62,8 @@ class ExportInfo:
         ops: nodes by operator type.
         inputs: ``images`` of shape (batch, channels, height, width), RGB in [0, 1].
         outputs: ``output0`` of shape (batch, 4 + nc + extra, anchors) for a raw head or (batch, 300, 6 + extra) for an
-            end-to-end head or NMS; ``output1`` are the mask prototypes of a segmentation model.
+            end-to-end head or NMS, of more rows where the model was trained on images of more objects; ``output1`` are
+            the mask prototypes of a segmentation model.
         head: ``raw``, ``end-to-end`` or ``nms``.
         task: detect, segment, pose, obb or classify.
         imgsz: height and width in pixels.
@@ -137,7 +138,7 @@ def onnx_from_checkpoint(
     refuse_source(output, weights)
     from ultralytics.engine.exporter import Exporter
 
-    from edgeprune.export.module import head_arguments, module_from_checkpoint
+    from edgeprune.export.module import head_arguments, module_from_checkpoint, most_detections
     from edgeprune.pruning.heads import ships_end_to_end
 
     checkpoint = load(weights, trust=trust)
@@ -172,6 +173,7 @@ def onnx_from_checkpoint(
             "opset": opset,
             "simplify": False,
             "device": "cpu",
+            "max_det": most_detections(module, nms=head == "nms"),
             **head_arguments(end_to_end=end_to_end, nms=head == "nms"),
         }
         written = Path(folder) / "model.onnx"

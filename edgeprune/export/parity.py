@@ -22,7 +22,7 @@ import numpy as np
 from torch import nn
 
 from edgeprune.errors import StageError, TargetError
-from edgeprune.export.detections import Differences, Layout, apply_nms, detection_agreement, pair_rows
+from edgeprune.export.detections import MAX_ROWS, Differences, Layout, apply_nms, detection_agreement, pair_rows
 from edgeprune.export.graph import load_graph
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import facts_to_run, read_metadata
@@ -77,7 +77,8 @@ def parity(
     else:
         batch = fixed_batch(candidate, model) or min(model.largest_batch or STACK, STACK, len(pixels))
         theirs = outputs_of_engine(runtime, candidate, pixels, batch=batch)
-    ours = _reference_outputs(reference, pixels, head=layout.head, trust=trust)
+    rows = theirs[0].shape[1] if layout.head != "raw" and theirs[0].ndim == 3 else None
+    ours = _reference_outputs(reference, pixels, head=layout.head, rows=rows, trust=trust)
     return compare_arrays(ours, theirs, layout, what=f"{candidate}")
 
 
@@ -147,8 +148,11 @@ def compare_arrays(
     )
 
 
-def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *, head: str, trust: bool) -> Outputs:
-    """Outputs of the reference in the form the candidate's head has."""
+def _reference_outputs(
+    reference: nn.Module | Path | str, pixels: np.ndarray, *, head: str, rows: int | None, trust: bool
+) -> Outputs:
+    """Outputs of the reference in the form the candidate's head has, and of a model as many rows as the candidate was
+    exported with: an argument of every exporter, and no property of a model."""
     if isinstance(reference, nn.Module):
         module = reference
     elif Path(reference).suffix == ".pt":
@@ -161,9 +165,9 @@ def _reference_outputs(reference: nn.Module | Path | str, pixels: np.ndarray, *,
         if (own := facts_to_run(graph, str(reference)).head) == head:
             return outputs_of_onnx(graph, pixels)
         raise StageError(f"{reference} has head {own} and the candidate {head}; they cannot be compared")
-    outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end")
+    outputs = outputs_of_module(module, pixels, end_to_end=head == "end-to-end", rows=rows)
     if head == "nms":
         nc = len(getattr(module, "names", ()))
         task = str(getattr(module, "task", "detect"))
-        outputs[0] = apply_nms(outputs[0], nc=nc, task=task)
+        outputs[0] = apply_nms(outputs[0], nc=nc, task=task, rows=rows or MAX_ROWS)
     return outputs

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, refuse_plugins
 from edgeprune.export.metadata import ModelMetadata, facts_of
+from edgeprune.export.module import most_detections
 from edgeprune.runtimes.base import FreeAxes, Runtime
 from edgeprune.runtimes.engine_file import read_facts
 
@@ -73,12 +75,24 @@ def outputs_of_engine(runtime: Runtime, engine: Path, images: np.ndarray, *, bat
         return run_in_batches(lambda stack: list(session.run({name: stack}).values()), images, batch=batch)
 
 
-def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool) -> Outputs:
+def outputs_of_module(module: nn.Module, images: np.ndarray, *, end_to_end: bool, rows: int | None = None) -> Outputs:
     """What a model's export would give for the images: decoded predictions, and prototypes for segmentation.
 
-    The module itself is left alone; a copy is fused as every runtime of Ultralytics does it.
+    The module itself is left alone; a copy is fused as every runtime of Ultralytics does it. How many detections its
+    end-to-end head gives, and whether one place may have two classes, is for the exporter to say, whatever training or
+    validation left on the head.
+
+    Args:
+        module: of any task.
+        images: of shape (N, channels, H, W).
+        end_to_end: of two heads, whether the one without NMS is asked.
+        rows: detections an image of the end-to-end head; what its own export has room for when None.
     """
     model: Any = deepcopy(module).float().eval()
+    head: Any = model.model[-1] if hasattr(model, "model") else None
+    if hasattr(head, "max_det"):
+        head.max_det = most_detections(model) if rows is None else rows
+        head.agnostic_nms = DEFAULT_CFG_DICT["agnostic_nms"]
     if hasattr(model, "end2end"):
         model.end2end = end_to_end
     if hasattr(model, "fuse"):

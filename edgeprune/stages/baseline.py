@@ -143,7 +143,7 @@ def within_budget_unpruned(build: Build) -> bool:
 
 STAGE = Stage(
     name="baseline",
-    version=8,
+    version=9,
     facts=BaselineFacts,
     inputs=_inputs,
     run=_run,

@@ -62,7 +62,7 @@ def _judge(build: Build, record: Record[ExportFacts]) -> Judgement:
 
 STAGE = Stage(
     name="export",
-    version=4,
+    version=5,
     facts=ExportFacts,
     inputs=_inputs,
     run=_run,

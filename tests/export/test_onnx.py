@@ -103,6 +103,25 @@ def test_the_head_without_nms_is_the_default_where_there_is_one(dual, tmp_path):
     assert (raw.head, raw.outputs[0].shape) == ("raw", (1, 7, 84))
 
 
+@pytest.mark.parametrize(("held", "rows"), [(301, 301), (7, 300), (10_000, 525)])
+def test_a_model_of_crowded_images_is_exported_with_room_for_what_they_hold(held, rows, tmp_path):
+    """Ultralytics' trainer writes the most objects of an image on the head; its exporter alone would keep 300. There
+    are 525 places for an object in 160 pixels."""
+    model = stock_model("yolo26", "detect")
+    model.model[-1].max_det = held
+    dual = saved(model, tmp_path / "dual.pt")
+    assert onnx_from_checkpoint(dual, tmp_path / "m.onnx", imgsz=160).outputs[0].shape == (1, rows, 6)
+
+
+@pytest.mark.parametrize(("task", "held", "rows"), [("detect", 301, 301), ("detect", 7, 300), ("obb", 1000, 768)])
+def test_embedded_nms_has_room_for_them_too(task, held, rows, tmp_path):
+    """For rotated boxes it sorts five candidates a row, of which TensorRT takes 3840."""
+    model = stock_model("yolov8", task)
+    model.model[-1].max_det = held
+    info = onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), tmp_path / "m.onnx", imgsz=64, head="nms")
+    assert info.outputs[0].shape == (1, rows, 6 + (task == "obb"))
+
+
 def test_nms_can_be_embedded(small, tmp_path):
     info = onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64, head="nms")
     assert info.head == "nms"

@@ -68,6 +68,22 @@ def test_every_task_keeps_parity(family, task, tmp_path, val_images):
     assert found.max_abs_extra <= LIMIT
 
 
+@pytest.mark.parametrize("held", [301, 7])
+@pytest.mark.parametrize("head", ["auto", "nms"])
+def test_what_a_training_left_on_the_head_parts_no_model_from_its_export(held, head, val_images, tmp_path):
+    """How many detections are kept, and whether classes compete: what validation writes there, the exporter resets."""
+    model = stock_model("yolo26", "detect")
+    pt = saved(model, tmp_path / "m.pt")
+    onnx_from_checkpoint(pt, tmp_path / "before.onnx", imgsz=160, head=head)
+    model.model[-1].max_det, model.model[-1].agnostic_nms = held, True
+    onnx_from_checkpoint(saved(model, pt), tmp_path / "m.onnx", imgsz=160, head=head)
+    for candidate in ("m.onnx", "before.onnx"):  # as many rows as the candidate was exported with
+        found = parity(pt, tmp_path / candidate, val_images[:2])
+        assert found.max_abs <= LIMIT and found.rows > 100 and found.detections_reference > 0
+    assert parity(model, tmp_path / "m.onnx", val_images[:1]).max_abs <= LIMIT
+    assert (model.model[-1].max_det, model.model[-1].agnostic_nms) == (held, True)
+
+
 def test_a_changed_weight_is_found(weights, exported, val_images, tmp_path):
     model = load_graph(exported("yolov8"))
     weight = max(model.graph.initializer, key=lambda item: len(item.raw_data))

@@ -12,6 +12,8 @@ from torch import nn
 
 from edgeprune import checkpoint
 from edgeprune.data.digits import CLASSES
+from edgeprune.export.onnx import onnx_from_checkpoint
+from edgeprune.export.parity import parity
 from edgeprune.settings import TrainSettings
 from edgeprune.target import load_target
 from edgeprune.training.run import run_training, validation_accuracy
@@ -81,6 +83,20 @@ def test_the_head_that_does_not_ship_is_not_heard(shared: Path, tmp_path: Path) 
         }
     assert found["raw"] == 0
     assert found["auto"] > 0.1
+
+
+@pytest.mark.parametrize(("asked", "rows"), [({"max_det": 301, "agnostic_nms": True}, 301), ({"max_det": 9}, 300)])
+def test_a_model_is_its_export_also_where_training_was_told_how_many_objects_it_keeps(
+    asked: dict[str, Any], rows: int, two_headed: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    """As Ultralytics tells itself where an image of the data set holds more than 300."""
+    told = replace(settings, epochs=1, imgsz=160, train=asked)
+    run = run_training(tmp_path / "work", two_headed, data=digits, settings=told)
+    assert cast(Any, checkpoint.load(run.best).model).model[-1].max_det == asked["max_det"]
+    info = onnx_from_checkpoint(run.best, tmp_path / "m.onnx", imgsz=160)
+    assert info.outputs[0].shape == (1, rows, 6)
+    images = sorted((digits.parent / "images" / "val").iterdir())[:2]
+    assert parity(run.best, tmp_path / "m.onnx", images).max_abs < 1e-3
 
 
 def test_a_profile_says_which_head_its_training_is_judged_by(tmp_path: Path) -> None:
