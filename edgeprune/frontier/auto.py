@@ -46,7 +46,7 @@ def choose_precision(
         asked = [form for form in forms(site.target, "model") if "size" not in form.levers]
         found = screener(site, asked, {"model": source}, dataset, Path(scratch) / "forms", keep)
     best, why = choice(found.screened, site.target)
-    said = f"levers auto: {why}" + (f". {output.why.rstrip('.')}" if output.measured else "")
+    said = f"levers auto: {why}{found.refused_text}" + (f". {output.why.rstrip('.')}" if output.measured else "")
     return site.target.changed({**best.form.keys, "levers": "named"}), said
 
 

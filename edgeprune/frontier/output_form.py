@@ -1,7 +1,9 @@
 """The output form of a detector, chosen by measurement: end-to-end head, raw head, or NMS in the graph.
 
 A raw head leaves the suppression to the caller, so that forms can be told apart from frame to boxes alone
-(``budget.scope: end_to_end``). The form is a property of the target: every row, the baseline too, then has it.
+(``budget.scope: end_to_end``). The form is a property of the target: every row, the baseline too, then has it; where
+``export.head: auto`` would give a number format another one, that format is not held against the others by the time of
+the model (:func:`~edgeprune.measure.variants.require_same_output`).
 """
 
 from __future__ import annotations
@@ -86,8 +88,7 @@ def choose_output(
     # NMS in the graph cuts at its own confidence: what the others find below it, no user of any form sees
     found = screener(site, asked, {weights: source}, dataset, folder, keep, confidence=CONFIDENCE)
     best, why = fastest(found.screened)
-    refused = "".join(f"; {name} does not run here: {reason}" for name, reason in found.refused.items())
-    return OutputForm(best.form.keys, f"Output form: {why}{refused}.", found.screened)
+    return OutputForm(best.form.keys, f"Output form: {why}{found.refused_text}.", found.screened)
 
 
 def fastest(screened: tuple[Screened, ...]) -> tuple[Screened, str]:

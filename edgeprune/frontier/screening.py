@@ -22,7 +22,7 @@ from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.latency import measure_until_told
-from edgeprune.measure.variants import only_timed, side_by_side, site_with
+from edgeprune.measure.variants import only_timed, require_same_output, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
 from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
@@ -54,6 +54,11 @@ class Screening:
     screened: tuple[Screened, ...]
     refused: Mapping[str, str]
     seconds: float | None = None
+
+    @property
+    def refused_text(self) -> str:
+        """What could not be measured and why, behind a sentence; empty where everything was."""
+        return "".join(f"; {name} does not run here: {reason}" for name, reason in self.refused.items())
 
 
 def screen(
@@ -160,6 +165,7 @@ def _screened(
             source, judged = sources[form.weights], alone(form)
             try:
                 there = site_with(site, form.keys)
+                require_same_output(site, there, source.model)
                 if not judged:
                     there = replace(there, target=only_timed(there.target))
                 elif there.target.precision.startswith("int8"):
@@ -214,6 +220,18 @@ def _screened(
     return Screening(screened, refused), may_pass or (bool(moved) and not final)
 
 
+def _has_other_output(site: Site, form: Form, source: Checkpoint) -> bool:
+    try:
+        there = site_with(site, form.keys)
+    except TargetError:
+        return False  # refused whatever its output
+    try:
+        require_same_output(site, there, source.model)
+    except TargetError:
+        return True
+    return False
+
+
 def _times(site: Site, engines: Sequence[Path], dataset: Dataset) -> tuple[list[Measurement], str]:
     """Every engine in one run, the baseline first, again while something moves the samples, as often as the target
     says; and what moved those of the last run, empty where nothing did."""
@@ -262,4 +280,6 @@ def _key(
         "seed": site.seed,
         "confidence": confidence,
     }
+    if other := [form.name for form in forms if _has_other_output(site, form, sources[form.weights])]:
+        content["other_output"] = other  # which were once timed as if only the number format were another
     return digest_of(content)[:12]

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.dataset import Dataset
+from edgeprune.errors import TargetError
 from edgeprune.measure.latency import latency_settings
+from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TIMED_CALIBRATION = {"calibration.images": 16, "calibration.method": "minmax"}
 
@@ -25,6 +30,29 @@ def only_timed(target: Target) -> Target:
 def site_with(site: Site, keys: Mapping[str, Any]) -> Site:
     """The same place with other values of some keys of its target's profile; ``TargetError`` where it refuses them."""
     return replace(site, target=site.target.changed(keys)) if keys else site
+
+
+def require_same_output(site: Site, there: Site, model: nn.Module) -> None:
+    """Refuse to hold two exports of a model against each other by the time of the model alone, where other keys give it
+    another head: the raw one's leaves out what the end-to-end one computes. From frame to boxes they are comparable.
+
+    Args:
+        site: with the keys of the profile.
+        there: with the other ones.
+        model: of one head or two.
+
+    Raises:
+        TargetError: the heads differ; says why, and how all of them get one.
+    """
+    if site.target.budget.scope != "model":
+        return
+    own, other = (ships_end_to_end(model, one.target.exported_head) for one in (site, there))
+    if own and not other:
+        why = there.target.head_note(known=site.usable)
+        raise TargetError(
+            f"{why}, whose time leaves out what the end-to-end one computes besides; export.head: raw in the profile "
+            "has every form compared with it"
+        )
 
 
 def site_for(site: Site, target: Target) -> Site:

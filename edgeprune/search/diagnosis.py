@@ -19,7 +19,7 @@ from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import WHAT_MAY_END_IT, DataError, first_line
 from edgeprune.measure.compiling import PACKAGES
-from edgeprune.measure.variants import side_by_side, site_with
+from edgeprune.measure.variants import require_same_output, side_by_side, site_with
 from edgeprune.pruning.depth import is_inside, removable_blocks
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
@@ -181,7 +181,9 @@ class Diagnostician:
             yield Alternative(name, keys, None if gain is None else gain * more_images, reasons.get(name, ""))
 
     def _bench_with(self, keys: Mapping[str, str | int | bool]) -> SiteBench:
-        return timing_bench(site_with(self.site, keys), self.source, self.dataset)
+        there = site_with(self.site, keys)
+        require_same_output(self.site, there, self.source.model)
+        return timing_bench(there, self.source, self.dataset)
 
     def _captured_gain(
         self, keys: dict[str, str | int | bool], reasons: dict[str, str], name: str, before: Measurement

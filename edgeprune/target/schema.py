@@ -463,10 +463,13 @@ class Target(_Part):
         return target_from(data, ", ".join(f"{key}: {value}" for key, value in keys.items()))
 
     def in_precision(self, precision: Precision) -> Target:
-        """The same in another number format; what belongs to INT8 alone is left out of a plainer one."""
+        """The same in another number format, with the head that this one exports; a plainer one leaves out what belongs
+        to INT8 alone."""
         if precision == self.precision:
             return self
         keys: dict[str, Any] = {"precision": precision}
+        if self.exported_head == "raw":  # by ``auto`` the other format would have another graph
+            keys["export.head"] = "raw"
         if self.qat is not None and not precision.startswith("int8"):
             keys["qat"] = None
         return self.changed(keys)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from edgeprune.artifact import Artifact
 from edgeprune.errors import TargetError
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.measure.accuracy import measure_artifact
-from edgeprune.measure.compiling import compile_checkpoint
+from edgeprune.measure.compiling import compile_checkpoint, export_onnx
+from edgeprune.records.facts import PrecisionChoice, QuantizeFacts
 from edgeprune.stages import engine
+from edgeprune.stages.unpruned import shipped_site, unpruned_inputs
 from edgeprune.target import load_target
+from edgeprune.workspace import Key, Record
 from tests.export.helpers import saved, stock_model
+from tests.records.sample import build_record
+
+NOBODY: Any = None
+BASELINE = build_record().stages.baseline.facts
 
 JETSON = """
 extends: jetson-orin-nano
@@ -54,6 +64,26 @@ def test_what_cannot_be_built_is_refused_with_the_profile(export, tmp_path):
         load_target(path)
     path.write_text(path.read_text().replace(">=10.3", ">=10.4"))
     assert load_target(path).exported_head in {"nms", "end-to-end"}
+
+
+@pytest.mark.parametrize(("versions", "head"), [("==10.3.*", "raw"), ("==8.6.*", "raw"), ("==10.16.*", "end-to-end")])
+def test_the_unpruned_model_has_the_head_of_what_ships_where_a_plainer_format_does(versions, head, build_at, tmp_path):
+    """INT8 was exported with its raw head before FP16 took its place: an end-to-end one computes more than that."""
+    given = saved(stock_model("yolo26", "detect"), tmp_path / "m.pt")
+    choice = PrecisionChoice("int8", "fp16", 0.9, 0.5, 0.5, "fp16", "")
+    quantized = QuantizeFacts(NOBODY, NOBODY, 1, choice)
+    build = build_at(JETSON.replace("PRECISION", "int8").replace("RANGE", versions))
+    build.records = {
+        "baseline": Record(Key("baseline", {}), tmp_path, {"model": Artifact(given, "")}, BASELINE, 0.0, ""),
+        "quantize": Record(Key("quantize", {}), tmp_path, {}, quantized, 0.0, ""),
+    }
+    exported = tmp_path / "unpruned.onnx"
+    there = shipped_site(build).target
+    assert there.precision == "fp16"
+    export_onnx(there, given, exported)
+    assert describe_onnx(exported).head == head
+    inputs = unpruned_inputs(build)["unpruned"]
+    assert inputs["export"]["head"] == ("raw" if head == "raw" else "auto")  # an engine made before is another's
 
 
 def test_a_cpu_knows_no_tensorrt():
