@@ -168,9 +168,11 @@ class Workspace:
     @contextlib.contextmanager
     def partial(self, key: Key) -> Generator[Path, None, None]:
         """A folder to work in; it is gone afterwards unless :meth:`publish` renamed it. Of a stage that fails, the logs
-        stay: see :meth:`failed_logs`."""
+        stay: see :meth:`failed_logs`; why it failed the last time is no reason any more once it is tried again."""
         folder = self.root / f".partial-{key.folder_name}-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.failed_logs(key) / REASON).unlink()
         folder.mkdir()
         try:
             yield folder

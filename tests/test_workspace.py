@@ -21,12 +21,15 @@ from edgeprune.workspace import (
     LOCK,
     OLD_BUNDLE,
     REASON,
+    BuildState,
     Key,
+    StageRun,
     Workspace,
     differences,
     flat,
     held,
     held_build,
+    last_failure,
     open_workspace,
     user_cache,
 )
@@ -121,6 +124,21 @@ def test_the_logs_of_a_stage_that_fails_stay_until_it_finishes(tmp_path: Path) -
             }
         publish(workspace)
         assert not logs.exists()
+
+
+def test_a_stage_that_is_tried_again_and_stopped_did_not_fail(tmp_path: Path) -> None:
+    with open_workspace(tmp_path) as workspace:
+        run = StageRun(KEY.stage, KEY.digest, KEY.folder_name, False, None, ())
+        workspace.write_state(BuildState(("edgeprune", "build"), (run,)))
+        with pytest.raises(RuntimeError), workspace.partial(KEY) as folder:
+            (folder / "log.txt").write_text("the log")
+            raise RuntimeError("out of reach")
+        assert "out of reach" in last_failure(tmp_path)
+        with pytest.raises(KeyboardInterrupt), workspace.partial(KEY):
+            assert last_failure(tmp_path) == "", "while it runs"
+            raise KeyboardInterrupt
+        assert last_failure(tmp_path) == ""
+        assert [path.name for path in workspace.failed_logs(KEY).iterdir()] == ["log.txt"]
 
 
 def test_the_log_of_what_failed_stays_where_its_folder_is_gone(tmp_path: Path) -> None:

@@ -214,13 +214,14 @@ def show(
 ) -> None:
     """Show the verdict table of a finished build, or why a stage had to run.
 
-    A build whose files or verdicts were changed afterwards is refused behind the table (see edgeprune verify).
+    A build whose files or verdicts were changed afterwards is refused behind the table (see edgeprune verify). Where a
+    later build in the run directory failed or was stopped, a line says so.
 
     Examples:
       edgeprune show runs/cpu   # exits 0, 1 or 5: the verdict
       edgeprune show runs/cpu --why prune
     """
-    from edgeprune.cli.console import print_next_step, print_verdict
+    from edgeprune.cli.console import print_next_step, print_verdict, tell_unfinished
     from edgeprune.records.show import stage_history
     from edgeprune.records.verify import verify_build
 
@@ -230,6 +231,7 @@ def show(
     verified = verify_build(directory)
     print_verdict(verified.record)
     print_next_step(verified.record)
+    tell_unfinished(directory)
     verified.require_as_built(whole=False)
     raise typer.Exit(verified.record.verdict.exit_code)
 
@@ -245,10 +247,12 @@ def verify(
       edgeprune verify runs/cpu/bundle   # exits 0, or 2 and says what differs
       edgeprune verify runs/cpu/bundle --key minisign.pub   # exits 0, or 2: nobody signed it, or another key did
     """
+    from edgeprune.cli.console import tell_unfinished
     from edgeprune.records.signature import SIGNATURE, check_signature
     from edgeprune.records.verify import verify_build
 
     verified = verify_build(directory)
+    tell_unfinished(directory)
     verified.require_as_built()
     record = verified.record
     vouched = check_signature(verified.bundle, key, verified.content) if key is not None else ""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from edgeprune.cli.streams import has_width, results_console
 from edgeprune.input_size import pixels
+from edgeprune.records.show import unfinished_since
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
 from edgeprune.report.text import budget_text
 from edgeprune.report.verdict import (
@@ -220,6 +222,13 @@ def print_next_step(record: BuildRecord) -> None:
         print_lines([words[:1].lower() + words[1:]])
         if command:
             _print_command(command)
+
+
+def tell_unfinished(*directories: Path) -> None:
+    """A line on stderr for each whose latest build did not finish: what was read of it is of an earlier one."""
+    for directory in directories:
+        if line := unfinished_since(directory):
+            print(f"edgeprune: {line}", file=sys.stderr)
 
 
 def print_targets(targets: Sequence[Target]) -> None:

@@ -40,7 +40,7 @@ def history(
       edgeprune history runs/cpu -o history.html   # exits 0, 1 or 5: alone there is nothing to compare
     """
     from edgeprune.cli.bench import write
-    from edgeprune.cli.console import print_history
+    from edgeprune.cli.console import print_history, tell_unfinished
     from edgeprune.records.history import histories
     from edgeprune.report.history import history_page
     from edgeprune.samples.gates import Verdict
@@ -55,6 +55,7 @@ def history(
         write(output, history_page(*found))
         if "-" not in (str(json), str(output)):
             say(f"page: {output}")
+    tell_unfinished(*(built.path for one in found for built in one.builds))
     for one in found:
         one.require_as_built()
     raise typer.Exit(min((one.verdict for one in found), key=list(Verdict).index).exit_code)

@@ -24,9 +24,11 @@ def sign_command(
     Example:
       edgeprune sign runs/cpu/bundle --key minisign.key
     """
+    from edgeprune.cli.console import tell_unfinished
     from edgeprune.records.signature import sign_build
 
     say(f"signed: {sign_build(directory, key, _password)}")
+    tell_unfinished(directory)
 
 
 def push_command(
@@ -41,9 +43,11 @@ def push_command(
     Example:
       edgeprune push runs/cpu --to models --name cells
     """
+    from edgeprune.cli.console import tell_unfinished
     from edgeprune.deploy.registry import push
 
     pushed = push(directory, to, name=name)
+    tell_unfinished(directory)
     state = pushed.verdict if pushed.new else f"{pushed.verdict}, there already"
     say(f"{pushed.place}: version {pushed.version} of {pushed.name}, {state}")
     if pushed.signed:

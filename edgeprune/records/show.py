@@ -15,6 +15,7 @@ from edgeprune.workspace import (
     BUNDLE,
     REASON_LETTERS,
     STATE,
+    BuildState,
     last_failure,
     read_state,
     run_directory_of,
@@ -35,11 +36,9 @@ def bundle_of(directory: Path) -> Path:
         if exists(folder / RECORD):
             return folder
     if is_file(directory / STATE):
-        command = shlex.join(read_state(directory).command)
-        if failure := last_failure(directory):
-            why = shown(failure, 2 * REASON_LETTERS)
-            raise DataError(f"{shown(directory)}: {why}; once that is mended: {shown(command, TO_TYPE)}")
-        raise DataError(f"{shown(directory)}: the build is not finished; go on with: {shown(command, TO_TYPE)}")
+        state = read_state(directory)
+        why = _failure(directory) or "the build is not finished"
+        raise DataError(f"{shown(directory)}: {why}; {_next(directory, state)}")
     if not exists(directory):
         raise DataError(f"{shown(directory)}: does not exist; give the run directory of a build, or its bundle")
     if builds := _builds_below(directory):
@@ -52,6 +51,46 @@ def bundle_of(directory: Path) -> Path:
     raise DataError(
         f"{shown(directory)}: holds no build; expected {BUNDLE}/{RECORD}, as edgeprune build --out leaves it"
     )
+
+
+def unfinished_since(directory: Path) -> str:
+    """In one line that a later build of a run directory began and did not finish, why, and how it goes on; empty where
+    the finished one is the latest, or nothing tells.
+
+    Args:
+        directory: a run directory, or the bundle in it.
+
+    Raises:
+        DataError: there is no finished build, or its record cannot be read.
+    """
+    bundle = bundle_of(directory)
+    root = run_directory_of(bundle.resolve())  # `.` has no folder above it by name
+    if root is None or not is_file(root / STATE):
+        return ""
+    try:
+        state = read_state(root)
+    except DataError:
+        return ""
+    record = read_build(bundle)
+    finished = {name: (row.key, row.reused) for name, row in record.stages.items()}
+    began = {run.stage: (run.key, run.reused) for run in state.stages}
+    if began == finished and state.command == record.command:
+        return ""
+    why = f": {failure}" if (failure := _failure(root)) else ""
+    return (
+        f"{shown(directory)}: a later build here is not finished{why}; the one of {record.created} is told of; "
+        f"{_next(root, state)}"
+    )
+
+
+def _failure(root: Path) -> str:
+    return shown(last_failure(root), 2 * REASON_LETTERS)
+
+
+def _next(root: Path, state: BuildState) -> str:
+    """The command that goes on with a build that is not finished."""
+    before = "once that is mended" if last_failure(root) else "go on with"
+    return f"{before}: {shown(shlex.join(state.command), TO_TYPE)}"
 
 
 def _builds_below(directory: Path) -> list[Path]:

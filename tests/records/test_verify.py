@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from edgeprune.errors import DataError
 from edgeprune.records.build import BuildRecord, DeviceRow, write_build
 from edgeprune.records.gates import edits, gates_again
 from edgeprune.records.history import history
-from edgeprune.records.show import read_build
+from edgeprune.records.show import read_build, unfinished_since
 from edgeprune.records.verify import verify_build
 from edgeprune.report.build import conditions_table
 from edgeprune.report.history import change_text
@@ -27,7 +28,7 @@ from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import RULES, Verdict, inform_by_later, overall_verdict
 from edgeprune.serial import to_json, write_json
 from edgeprune.version import __version__
-from edgeprune.workspace import STATE, BuildState
+from edgeprune.workspace import STATE, BuildState, StageRun
 from tests.records.sample import build_record
 
 
@@ -107,6 +108,55 @@ def test_a_build_that_nobody_touched_is_as_built(
     assert typed(monkeypatch, "verify", bundle) == 0
     assert capsys.readouterr().out.startswith("as built: 2 files, ")
     assert typed(monkeypatch, "show", bundle.parent) == 0
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "history", "push", "sign"])
+@pytest.mark.parametrize("later", ["failed", "stopped", "as finished", "same keys"])
+def test_a_later_build_that_did_not_finish_is_told_of_beside_the_one_before(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, later: str
+) -> None:
+    run, record = bundle.parent, read_build(bundle)
+    rows = list(record.stages.items())
+    runs = [StageRun(name, row.key, f"{name}-0", row.reused, None, ()) for name, row in rows]
+    if later == "same keys":  # the command alone is another: a limit is in no key
+        write_json(run / STATE, BuildState(("edgeprune", "build", "--max-map-drop", "0.1"), tuple(runs)))
+    elif later == "as finished":
+        write_json(run / STATE, BuildState(record.command, tuple(runs)))
+    else:
+        other = StageRun("prune", "f" * 64, "prune-ffffffffffff", False, None, ())
+        write_json(run / STATE, BuildState(("edgeprune", "build", "--speed-up", "9"), (runs[0], other)))
+    if later == "failed":
+        (run / "failed" / "prune-ffffffffffff").mkdir(parents=True)
+        (run / "failed" / "prune-ffffffffffff" / "reason.txt").write_text("it is out of reach")
+    monkeypatch.setattr("edgeprune.records.signature.sign_build", lambda *_: bundle / "build.json.minisig")
+    options: tuple[object, ...] = ("--to", run.parent / "models") if command == "push" else ()
+    options = ("--key", "k") if command == "sign" else options
+    assert typed(monkeypatch, command, run, *options) == (5 if command == "history" else 0)  # as without it
+    said = capsys.readouterr().err
+    told = [line for line in said.splitlines() if line.startswith(f"edgeprune: {run}: a later build")]
+    if later == "as finished":
+        assert "later build" not in said
+        return
+    [line] = told
+    ends = {
+        "failed": ": stage prune failed: it is out of reach; the one of {}; once that is mended: {} --speed-up 9",
+        "stopped": "; the one of {}; go on with: {} --speed-up 9",
+        "same keys": "; the one of {}; go on with: {} --max-map-drop 0.1",
+    }
+    told_of = f"{record.created} is told of"
+    assert line == f"edgeprune: {run}: a later build here is not finished" + ends[later].format(
+        told_of, "edgeprune build"
+    )
+
+
+def test_a_bundle_that_was_copied_elsewhere_knows_of_no_later_build(bundle: Path, tmp_path: Path) -> None:
+    write_json(bundle.parent / STATE, BuildState(("edgeprune", "build"), ()))
+    assert unfinished_since(bundle) and unfinished_since(bundle.parent)
+    copied = tmp_path / "else" / "cells"
+    shutil.copytree(bundle, copied)
+    assert unfinished_since(copied) == ""
+    (bundle.parent / STATE).write_text("{")
+    assert unfinished_since(bundle) == ""
 
 
 def test_a_flipped_byte_is_found_and_named(
