@@ -40,7 +40,6 @@ from edgeprune.stages.base import Build, BuildReporter, Judgement, Stage, Weight
 from edgeprune.stages.inputs import Inputs, build_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import PROFILE, Target, is_shipped, load_target, name_to_type, profile_yaml
-from edgeprune.version import versions_of
 from edgeprune.workspace import (
     LOG,
     BuildState,
@@ -49,7 +48,6 @@ from edgeprune.workspace import (
     StageRun,
     Workspace,
     differences,
-    flat,
     has_finished_stage,
     has_logs,
     open_workspace,
@@ -215,10 +213,12 @@ def run_stages(build: Build, argv: Sequence[str], stages: Sequence[Stage[Any]] =
     for place, stage in enumerate(stages, 1):
         if not stage.needed(build):
             left_out += 1
+            if why := stage.left_out(build):
+                build.reporter.note(why)
             continue
         number, total = place - left_out, _count(build, stages) + 1
         with _full_disk_told(build.workspace.root):
-            key = _key(build, stage)
+            key = stage.key(build)
             record = build.workspace.find(key, stage.facts)
             build.reporter.stage(stage.name, number, total, record is not None)
             runs.append(_stage_run(build.workspace, key, record is not None))
@@ -281,11 +281,6 @@ def _of_the_budget(target: Target, judged: Judgement) -> set[Verdict]:
 def _count(build: Build, stages: Sequence[Stage[Any]]) -> int:
     """How many stages this build has, as far as it is known by now."""
     return sum(stage.needed(build) for stage in stages)
-
-
-def _key(build: Build, stage: Stage[Any]) -> Key:
-    packages = versions_of(stage.packages)
-    return Key(stage.name, flat({"version": stage.version, **stage.inputs(build), "env": packages}))
 
 
 def _run(build: Build, stage: Stage[Facts], key: Key) -> Record[Facts]:

@@ -121,6 +121,19 @@ def test_what_a_reused_result_lacks_is_added_to_its_record_once(tmp_path: Path) 
     assert log.ran == ["one", "two"]
 
 
+def test_a_stage_that_was_asked_for_and_is_left_out_is_told_of(tmp_path: Path) -> None:
+    class Notes(SilentBuild):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    told: list[str] = []
+    asked = replace(stage("one", Log()), needed=lambda build: False, left_out=lambda build: "stage one is left out")
+    other = replace(stage("two", Log()), needed=lambda build: False)
+    with open_workspace(tmp_path) as workspace:
+        run_stages(replace(build(workspace), reporter=Notes()), ["edgeprune", "build"], (asked, other))
+    assert told == ["stage one is left out"]
+
+
 @pytest.mark.parametrize(
     ("budget", "later", "again"),
     [

@@ -206,6 +206,8 @@ class PruneFacts:
         unpruned: the budget was met without pruning: the plan keeps every channel, and the model ships as it was given.
         diagnosis: what the budget costs; None where no search was needed or possible, and in older records.
         search: what the search itself said of the budget; None where there was none, and in older records.
+        undiagnosed: why what the budget costs could not be measured of a finished plan either, so that it is not tried
+            again; empty where it was, or was not tried, and in older records.
     """
 
     probes: tuple[ProbeFacts, ...]
@@ -218,6 +220,7 @@ class PruneFacts:
     unpruned: bool = False
     diagnosis: Diagnosis | None = None
     search: Gate | None = None
+    undiagnosed: str = ""
 
     def stand_in(self, budget: Budget) -> str:
         """Words for a row about a latency that nothing could measure while the plan was made; empty where it was."""

@@ -307,8 +307,9 @@ class BudgetSearch:
             diagnosis = self._diagnose(unpruned or baseline, planner.profile, kept.plan, speed_up, cache)
         return PlanFound(kept.files, kept.plan, probes, speed_up, planner.profile, gate, diagnosis)
 
-    def diagnose(self, baseline: Path, plan: Plan, speed_up: float, cache: Path | None) -> Diagnosis | None:
-        """What a plan costs that an earlier search ended with, measured at ``speed_up``; None where it cannot be told.
+    def diagnose(self, baseline: Path, plan: Plan, speed_up: float, cache: Path | None) -> Diagnosis:
+        """What a plan costs that an earlier search ended with, measured at ``speed_up``. Nothing rests on it: whatever
+        of :data:`~edgeprune.errors.WHAT_MAY_END_IT` ends it, its layer times too, is no reason to lose the plan.
 
         Args:
             baseline: engine of the unpruned model.
@@ -316,19 +317,25 @@ class BudgetSearch:
             speed_up: of the plan.
             cache: folder of profiles.
         """
-        return self._diagnose(baseline, self.profile(cache), plan, speed_up, cache)
+        return self._diagnosed(baseline, self.profile(cache), plan, speed_up, cache)
 
     def _diagnose(
         self, baseline: Path, profile: LayerProfile, plan: Plan, speed_up: float, cache: Path | None = None
     ) -> Diagnosis | None:
-        """What a plan costs; told at once, for the search may end without one."""
-        folder = self.folder / "diagnosis"
-        diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder, cache)
+        """The same for a search that ends with this plan, or without one; None where it cannot be told."""
         try:
-            found = diagnostician.diagnose(profile, plan, speed_up)
+            return self._diagnosed(baseline, profile, plan, speed_up, cache)
         except WHAT_MAY_END_IT as error:  # the search has its plan; it is not lost for what is said about it
             self.site.reporter.note(f"what the budget costs could not be measured: {first_line(error)}")
             return None
+
+    def _diagnosed(
+        self, baseline: Path, profile: LayerProfile, plan: Plan, speed_up: float, cache: Path | None
+    ) -> Diagnosis:
+        """What a plan costs; told at once, for the search may end without one."""
+        folder = self.folder / "diagnosis"
+        diagnostician = Diagnostician(self.site, self.source, self.pruner, self.dataset, baseline, folder, cache)
+        found = diagnostician.diagnose(profile, plan, speed_up)
         for line in diagnosis_lines(found, self.site.target.budget):
             self.site.reporter.note(line)
         return found

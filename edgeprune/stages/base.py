@@ -19,7 +19,8 @@ from edgeprune.progress import Progress, Reporter, Silent, Told
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
-from edgeprune.workspace import Key, Record, Workspace
+from edgeprune.version import versions_of
+from edgeprune.workspace import Key, Record, Workspace, flat
 
 if TYPE_CHECKING:
     from edgeprune.dataset import Dataset
@@ -173,6 +174,7 @@ class Stage(Generic[Facts]):
             None where it lacks nothing.
         unsure: why its measurements left open what it chose; empty where they did not. Such a result is kept where a
             measurement behind it shows the budget held, and made again after a build that ended without one.
+        left_out: words for a build that asked for the stage and does not need it; empty where it did not ask.
     """
 
     name: str
@@ -186,10 +188,16 @@ class Stage(Generic[Facts]):
     shows_output: bool = False
     complete: Callable[[Build, Record[Facts]], Facts | None] = lambda build, record: None
     unsure: Callable[[Build, Record[Facts]], str] = lambda build, record: ""
+    left_out: Callable[[Build], str] = lambda build: ""
 
     def __post_init__(self) -> None:
         """Have what a stage refuses called by the profile's keys: of a build's options, ``--device`` is the board."""
         object.__setattr__(self, "run", options_of_command(None)(self.run))
+
+    def key(self, build: Build) -> Key:
+        """What its result depends on, once the stages before it are finished."""
+        inputs = {"version": self.version, **self.inputs(build), "env": versions_of(self.packages)}
+        return Key(self.name, flat(inputs))
 
 
 def artifacts_of(files: CompiledFiles) -> dict[Role, Path]:

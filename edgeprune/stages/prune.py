@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import TargetError
+from edgeprune.errors import WHAT_MAY_END_IT, DeviceError, TargetError, first_line
 from edgeprune.measure import compiling, latency
 from edgeprune.pruning.plan import Plan
 from edgeprune.records.facts import BaselineFacts, Change, Diagnosis, ProbeFacts, PruneFacts, SparsifyFacts
@@ -108,20 +108,29 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
 
 
 def _complete(build: Build, record: Record[PruneFacts]) -> PruneFacts | None:
-    """The facts with a diagnosis, where the profile asks for one by now and the search was made without."""
+    """The facts with a diagnosis, where the profile asks for one by now and the search was made without; with why there
+    is none where it cannot be had: a plan that is there is not lost for what is said about it."""
     from edgeprune import checkpoint
     from edgeprune.search.budget import BudgetSearch
 
-    facts = record.facts
+    facts, profiles = record.facts, build.workspace.root / PROFILES
     kept = next((probe for probe in facts.probes if probe.kept), None)
-    if facts.diagnosis is not None or kept is None or not (build.target.prune.diagnose and build.site.usable):
+    asked = build.target.prune.diagnose and build.site.usable and not facts.undiagnosed
+    if facts.diagnosis is not None or kept is None or not asked:
         return None
-    source, baseline = checkpoint.load(record_to_prune(build).path("model")), build.record(BaselineFacts)
+    baseline = build.record(BaselineFacts).path("engine")
     with build.workspace.partial(record.key) as folder:
-        search = BudgetSearch(build.site, source, folder, build.dataset, "l2")  # no channel is chosen any more
-        plan = Plan.load(record.path("plan"))
-        found = search.diagnose(baseline.path("engine"), plan, kept.latency.speed_up, build.workspace.root / PROFILES)
-    return None if found is None else replace(facts, diagnosis=found)
+        try:
+            source = checkpoint.load(record_to_prune(build).path("model"))
+            search = BudgetSearch(build.site, source, folder, build.dataset, "l2")  # no channel is chosen any more
+            plan = Plan.load(record.path("plan"))
+            found = search.diagnose(baseline, plan, kept.latency.speed_up, profiles)
+        except WHAT_MAY_END_IT as error:
+            passes = isinstance(error, DeviceError)  # a connection that was lost
+            again = "" if passes else "; it is not tried again for this plan"
+            build.reporter.note(f"what the budget costs could not be measured: {first_line(error)}{again}")
+            return None if passes else replace(facts, undiagnosed=first_line(error))
+    return replace(facts, diagnosis=found)
 
 
 def _unsure(build: Build, record: Record[PruneFacts]) -> str:

@@ -32,8 +32,17 @@ def importance_to_prune(build: Build) -> str:
 
 
 def _needed(build: Build) -> bool:
-    met = build.target.budget.asks_nothing or within_budget_unpruned(build)
-    return build.target.sparsify is not None and not met
+    """A look at the unpruned model near its budget may come out otherwise the next time: what was trained by then stays
+    in the build, with all that rests on it."""
+    if build.target.sparsify is None or build.target.budget.asks_nothing:
+        return False
+    return not within_budget_unpruned(build) or build.workspace.find(STAGE.key(build), SparsifyFacts) is not None
+
+
+def _left_out(build: Build) -> str:
+    if build.target.sparsify is None:
+        return ""
+    return "stage sparsify is left out: the unpruned model is within the budget as it is, so nothing is to be pruned"
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -81,5 +90,6 @@ STAGE = Stage(
     judge=_judge,
     packages=("torch", "ultralytics"),
     needed=_needed,
+    left_out=_left_out,
     shows_output=True,
 )

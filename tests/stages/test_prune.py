@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from edgeprune import checkpoint
+from edgeprune.artifact import Artifact
 from edgeprune.dataset import Dataset
+from edgeprune.errors import DeviceError, StageError, first_line
 from edgeprune.measure import latency
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.measure.latency import JudgedLatency
@@ -23,7 +26,7 @@ from edgeprune.serial import from_json, to_json
 from edgeprune.stages import prune
 from edgeprune.stages.base import Build, Weights
 from edgeprune.target import load_target
-from edgeprune.workspace import open_workspace
+from edgeprune.workspace import Key, Record, open_workspace
 from tests.records.sample import build_record
 from tests.search.devices import StandIn, stand_in_site
 from tests.stages.conftest import Notes
@@ -43,10 +46,13 @@ class Searches:
     Attributes:
         said: what a search says of the budget.
         judged: what the gate behind it says.
+        diagnosed: how often what a plan costs was measured behind a search that was finished.
+        fault: what such a measurement ends with.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.unpruned = 0, False
+        self.diagnosed, self.fault = 0, StageError("a profile of layers could not be compiled")
         self.said = self.judged = Verdict.INCONCLUSIVE
         monkeypatch.setattr(checkpoint, "load", lambda *_, **__: None)
         monkeypatch.setattr(budget_module, "BudgetSearch", lambda *given, **_: self._search(given[2]))
@@ -66,7 +72,13 @@ class Searches:
                 files=files, plan=plan, probes=given, unpruned=self.unpruned, diagnosis=None, gate=said
             )
 
-        return SimpleNamespace(macs_limit=4.0, search=found, diagnose=lambda *_: None)
+        return SimpleNamespace(macs_limit=4.0, search=found, diagnose=self._diagnose)
+
+    def _diagnose(self, *_: Any) -> Any:
+        self.diagnosed += 1
+        if self.fault is not None:
+            raise self.fault
+        return build_record().stages.prune.facts.diagnosis
 
     def _judge(self, *_: Any, **__: Any) -> JudgedLatency:
         before, after = (row.measurement for row in build_record().measurements)
@@ -119,6 +131,51 @@ def test_an_unsure_search_is_made_again_where_the_gate_behind_it_does_not_pass(
     assert model.read_text() == "plan 2"
     built(tmp_path / "run")
     assert searches.count == 2, "this one was sure: its plan stays, whatever the gate says"
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        (StageError("a layer profile could not be compiled\nand more"), 1),
+        (MemoryError(), 1),
+        (DeviceError("board: the connection was lost"), 3),  # which may pass
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_diagnosis_that_cannot_be_had_ends_no_build_and_is_not_tried_for_ever(
+    searches: Searches, tmp_path: Path, fault: Exception, times: int
+) -> None:
+    searches.said = searches.judged = Verdict.PASS
+    searches.fault = fault
+    built(tmp_path / "run")
+    told = [line for _ in range(3) for line in built(tmp_path / "run") if "could not be measured" in line]
+    assert searches.count == 1 and searches.diagnosed == times == len(told)
+    assert all(line.endswith("; it is not tried again for this plan") is (times == 1) for line in told)
+    [file] = tmp_path.glob("run/prune-*/record.json")
+    kept = json.loads(file.read_text())["facts"]
+    assert kept["undiagnosed"] == ("" if times > 1 else first_line(fault)) and kept["diagnosis"] is None
+    assert not (tmp_path / "run" / "failed").exists(), "the stage did not fail"
+
+
+def test_the_layer_times_of_a_diagnosis_are_no_reason_to_end_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search itself, whose profile is not there any more and cannot be made again."""
+
+    def profile(search: Any, cache: Any) -> Any:
+        raise StageError("a copy of the model could not be compiled")
+
+    monkeypatch.setattr(budget_module.BudgetSearch, "__init__", lambda self, *_, **__: None)
+    monkeypatch.setattr(budget_module.BudgetSearch, "profile", profile)
+    monkeypatch.setattr(checkpoint, "load", lambda *_, **__: None)
+    monkeypatch.setattr(prune.Plan, "load", lambda path: build_record().plan)
+    facts = build_record().stages.prune.facts
+    facts = replace(facts, probes=tuple(replace(probe, kept=True) for probe in facts.probes[:1]), diagnosis=None)
+    with open_workspace(tmp_path / "run") as workspace:
+        here = state(workspace, Notes())
+        record: Any = Record(Key("prune", {}), tmp_path, {"plan": Artifact(tmp_path / "plan.json", "")}, facts, 0.0, "")
+        completed = prune.STAGE.complete(here, record)
+    assert completed == replace(facts, undiagnosed="a copy of the model could not be compiled")
 
 
 @pytest.mark.parametrize("when", ["at once", "the next time"])
