@@ -4,7 +4,7 @@ A criterion is a function from a :class:`Group` to one score per channel, larger
 
     @importance("max_weight")
     def max_weight(group):
-        return torch.stack([slot.weight.abs().amax(1) for slot in group.slots]).mean(0)
+        return torch.stack([slot.weight.abs().amax(1) for slot in group.layers]).mean(0)
 
 and one line adds any importance object of Torch-Pruning::
 
