@@ -43,6 +43,7 @@ from edgeprune.samples.gates import Gate, Verdict, overall_verdict, simulated_ga
 from edgeprune.samples.measurement import Measurement, speed_up_of
 from edgeprune.serial import from_json, read_json, read_json_data, write_json
 from edgeprune.stages.base import SilentBuild
+from edgeprune.target import name_to_extend
 from edgeprune.version import __version__
 from edgeprune.workspace import RECORD
 
@@ -198,9 +199,8 @@ def find_device(options: argparse.Namespace) -> tuple[DeviceFacts, str, bool]:
 def _profile(options: argparse.Namespace, name: str, **keys: object) -> Path:
     """Write the profile of a phase: the asked one, sampled as the options say."""
     path = options.out / f"{name}.yaml"
-    beside = Path(options.target)
     content = {
-        "extends": str(beside.resolve()) if beside.is_file() else options.target,
+        "extends": name_to_extend(options.target, options.out),
         "description": f"gpu-check, {name}",
         "imgsz": options.imgsz,
         "mixed_precision": False,  # a few epochs win little back, and what stays in float is not the question here

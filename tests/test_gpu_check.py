@@ -15,7 +15,7 @@ from edgeprune.records.build import BuildRecord, DeviceRow
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.serial import to_json, write_json
-from edgeprune.target import Budget
+from edgeprune.target import Budget, load_target
 from tests.devices.models import digits_and_detector
 from tests.records.sample import accuracy, build_record
 from tests.runtimes import fake_trtexec
@@ -62,6 +62,12 @@ def test_the_makefile_s_verb_takes_a_profile(given: tuple[str, ...], words: str)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.replace("\\\n", " ").splitlines() if "benchmarks.gpu_check" in line]
     assert words in line and ("--page" in line) == (not given)
+
+
+def test_a_phase_s_profile_starts_from_the_shipped_one_beside_a_file_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "cpu.yaml").write_text("extends: cpu\nbatch: 3\n")
+    options = gpu_check._options(["--weights", "w.pt", "--data", "d.yaml", "--out", str(tmp_path), "--target", "cpu"])
+    assert load_target(gpu_check._profile(options, "int8")).batch == load_target("cpu").batch != 3
 
 
 def test_a_phase_that_is_none_and_a_table_of_nothing_end_with_2(

@@ -20,6 +20,7 @@ from edgeprune.target import (
     extending_yaml,
     is_shipped,
     load_target,
+    name_to_extend,
     profile_yaml,
     shipped_targets,
     target_schema,
@@ -514,6 +515,20 @@ def test_a_profile_that_extends_one_in_any_folder_reads_as_it_was_made(tmp_path:
     made = load_target(tmp_path / "made.yaml")
     assert (made.batch, made.imgsz, made.export.nms, made.precision) == (3, (64, 96), True, "int8")
     assert (made.budget.speed_up, made.budget.statistic) == (2.0, "p50")
+
+
+@pytest.mark.parametrize("beside", ["cpu.yaml", "cpu", "other.yaml"])
+def test_a_shipped_profile_is_extended_beside_a_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    (tmp_path / beside).write_text("extends: cpu\nbatch: 3\n")
+    monkeypatch.chdir(tmp_path)
+    said = name_to_extend("cpu", tmp_path)
+    assert (said == "cpu") is (beside == "other.yaml"), "a name reads the same on every machine"
+    (tmp_path / "made.yaml").write_text(extending_yaml(said, {}))
+    assert load_target("made.yaml").batch == load_target("cpu").batch == 1
+    own = name_to_extend(f"./{beside}", tmp_path / "elsewhere")
+    assert own == str(tmp_path / beside)
 
 
 def test_a_profile_without_sections_is_no_line_of_braces() -> None:

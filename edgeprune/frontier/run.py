@@ -82,9 +82,9 @@ from edgeprune.target import (
     extending_yaml,
     is_shipped,
     load_target,
+    name_to_extend,
     name_to_type,
     profile_yaml,
-    shipped_targets,
 )
 from edgeprune.workspace import open_workspace
 
@@ -363,8 +363,7 @@ class FrontierRun:
             self.target.finetune.time_h if self.epochs else None,
             scope=self.target.budget.scope,
         )
-        named = self.profile in shipped_targets()
-        base = self.profile if named else str(Path(self.profile).resolve())
+        base = name_to_extend(self.profile, self.out)
         for one in recommended:
             if one.row is not None:
                 write_atomically(self._profile_of(one.budget), extending_yaml(base, one.keys))

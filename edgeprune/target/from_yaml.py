@@ -77,6 +77,14 @@ def extending_yaml(base: str, keys: Mapping[str, Any]) -> str:
     return yaml_text(content, default_flow_style=flow, width=sys.maxsize)
 
 
+def name_to_extend(name_or_path: str, folder: Path) -> str:
+    """What ``extends`` says in a profile of this folder to start from the one that :func:`load_target` reads by this
+    name or path: the name of a shipped one, where no file of the folder is called so, else an absolute path."""
+    path = _path_of(name_or_path)
+    bare = name_or_path in shipped_targets() and not _files_beside(folder / PROFILE, name_or_path)
+    return name_or_path if bare else str(path.resolve())
+
+
 def targets_dir() -> Path:
     """Folder of the shipped targets: inside the installed package, or the repository's own in a checkout."""
     package = Path(__file__).resolve().parents[1]
