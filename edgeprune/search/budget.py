@@ -98,7 +98,8 @@ class BudgetSearch:
         dataset: its training split ranks channels; without it the importance needs no data.
         importance: criterion that ranks channels; the target's when None.
         other_levers: the command that tells what other levers bring for the same budget, as
-            :func:`edgeprune.search.inputs.frontier_command` writes it; the search knows copies of what was given.
+            :func:`edgeprune.search.inputs.frontier_command` writes it; the search knows copies of what was given. Empty
+            where there is none to name.
     """
 
     def __init__(
@@ -108,10 +109,10 @@ class BudgetSearch:
         folder: Path,
         dataset: Dataset | None = None,
         importance: str | None = None,
-        other_levers: str = "",
+        other_levers: str = "edgeprune frontier --help",
     ) -> None:
         target = site.target
-        self.other_levers = other_levers or "edgeprune frontier --help"
+        self.other_levers = other_levers
         self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
         self.bench = SiteBench(site, source, dataset)
         self.timing = timing_bench(site, source, dataset)
@@ -213,6 +214,7 @@ class BudgetSearch:
         prober = Prober(site, baseline, self.dataset, unpruned)
         if start_used is not None and start_used > NOT_NEAR:
             start = Start(start_used, start_used)
+            prober.unpruned_used = start_used
         else:
             start = prober.start_used()
             if start.used <= BUDGET_WINDOW[1] and start.undecided:
@@ -477,5 +479,6 @@ def _out_of_reach(budget: Budget, floor: Probe, latency: ProbeLatency, levers: s
     ways = [f"ask for {sure}"] if sure and faster else []
     ways += ["let whole blocks go too, which taylor and fisher price on the images of --data"] if blocks_stay else []
     ways += ["take a smaller scale of the model or a smaller --imgsz"] if budget.kind == "latency_ms" else []
-    ways += [f"see what other levers bring: {levers}"]
-    return f"the budget {budget} is out of reach for this model: {what} {reached}{noise}; {', or '.join(ways)}"
+    ways += [f"see what other levers bring: {levers}"] if levers else []
+    text = f"the budget {budget} is out of reach for this model: {what} {reached}{noise}"
+    return f"{text}; {', or '.join(ways)}" if ways else text

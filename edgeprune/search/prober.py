@@ -78,6 +78,7 @@ class Prober:
     ) -> None:
         self.site, self.baseline, self.dataset, self.unpruned = site, baseline, dataset, unpruned
         self.levels_ms: list[float] = []
+        self.unpruned_used: float | None = None  # share of the budget that ``unpruned`` takes, once it is known
         self._before: list[Measurement] = []  # what was measured last
         self.retries = most_looks(site.target.prune.max_probes, site.target.measure.retries) - 1
 
@@ -85,6 +86,7 @@ class Prober:
         """What the unpruned model takes of the budget."""
         if self.unpruned is not None:
             reading, _, gate = self.measure(self.unpruned, attempt)
+            self.unpruned_used = reading.used
             return Start(reading.used, reading.used_high, gate)
         budget = self.site.target.budget
         if budget.kind == "speed_up":
@@ -101,6 +103,9 @@ class Prober:
     def measure(self, engine: Path, attempt: int = 0) -> tuple[Reading, ProbeLatency, Gate]:
         """Time a candidate's engine next to the unpruned model's: its share of the budget, the latencies, and the gate
         that a build holds such samples against, at this look's share of the error.
+
+        Where ``baseline`` is another model than the one that is pruned, how much faster than that one a candidate is
+        follows from the shares of the budget that both take.
 
         Args:
             engine: of the candidate.
@@ -127,7 +132,11 @@ class Prober:
             used = bound.value / drift / budget.value
             low = (bound.low or 0.0) * share / drift / budget.value
             high = math.inf if bound.high is None else bound.high / drift / budget.value
-        reading = Reading(used, low, high, speed_up.low, speed_up.high, unsteady)
+        gains = speed_up.low, speed_up.high
+        if self.unpruned is not None:
+            start = used if self.unpruned_used is None else self.unpruned_used
+            gains = start / high, start / low if low > 0 else math.inf
+        reading = Reading(used, low, high, *gains, unsteady)
         found = ProbeLatency(before, after, statistic, speed_up.ratio, drift)
         return reading, found, self._gate(baseline, candidate)
 

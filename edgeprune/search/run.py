@@ -93,6 +93,7 @@ def search(
     reference: Reference | None = None,
     diagnose: bool = True,
     compiled: str | Path | None = None,
+    other_levers: str | None = None,
     seed: int = 0,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -118,6 +119,8 @@ def search(
         reference: what a speed-up is a ratio to; the model itself, unpruned, when None.
         diagnose: measure what of the latency pruning can take, and what the budget costs.
         compiled: folder of unpruned models as they were compiled by another search; None compiles them anew.
+        other_levers: the command that tells what other levers bring, where the budget is out of reach; that of the
+            arguments when None, and empty for none.
         seed: of everything drawn.
         trust: load a checkpoint with foreign classes.
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
@@ -148,8 +151,10 @@ def search(
     source, dataset = inputs.source, inputs.dataset
     require_prunable(inputs.target, source)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
-        levers = frontier_command(named, weights, data, target.budget, {"imgsz": imgsz, "device": device}, trust)
-        budget_search = BudgetSearch(site, source, folder, dataset, other_levers=levers)
+        if other_levers is None:
+            stated = {"imgsz": imgsz, "device": device}
+            other_levers = frontier_command(named, weights, data, target.budget, stated, trust)
+        budget_search = BudgetSearch(site, source, folder, dataset, other_levers=other_levers)
         kept_compiled = None if compiled is None else Path(compiled)
         baseline = budget_search.bench.compile_source(folder / "baseline", kept_compiled).required_engine
         unpruned = None

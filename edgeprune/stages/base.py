@@ -113,7 +113,7 @@ class Build:
     judged: dict[str, Judgement] = field(default_factory=dict)
     size: InputSize | None = None
     levers: str = ""
-    other_levers: str = ""
+    other_levers: str = "edgeprune frontier --help"
 
     @property
     def target(self) -> Target:

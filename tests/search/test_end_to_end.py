@@ -17,7 +17,7 @@ from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.cli import app
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, TargetError
+from edgeprune.errors import OutOfReachError, StageError, TargetError
 from edgeprune.measure.variants import only_timed
 from edgeprune.progress import Silent
 from edgeprune.pruning.pruner import Pruner
@@ -26,6 +26,7 @@ from edgeprune.samples.conditions import DeviceState
 from edgeprune.samples.gates import Verdict
 from edgeprune.search import run
 from edgeprune.search.diagnosis import Diagnostician
+from edgeprune.search.run import Reference, search
 from edgeprune.target import Target, load_target
 from tests.search.devices import StandIn, stand_in_site
 from tests.situations import datasets, models
@@ -209,6 +210,23 @@ def test_wrong_arguments_are_refused(place: Path, small: Target, changes: dict[s
     with pytest.raises(TargetError, match=message):
         search(small, place / "new.pt", output=output, **changes)
     assert not output.exists()
+
+
+def test_a_model_slower_than_what_a_frontier_is_held_against_is_pruned_into_the_window(
+    weights: Path, small: Target, tmp_path: Path, stand_in: Callable[..., StandIn]
+) -> None:
+    """2.4 ms for 1 ms beside a reference of 0.7: the end is milder than the floor, and no faster than the reference."""
+    stand_in(noise=0.003)
+    reference = Reference(weights, small.with_overrides(imgsz=32))
+    asked: dict[str, Any] = {"cache": tmp_path / "profiles", "reference": reference, "diagnose": False}
+    found = search(small, weights, output=tmp_path / "pruned.pt", latency_ms=1.0, **asked)
+    [kept] = [probe for probe in found.probes if probe.kept]
+    assert found.gate.verdict is Verdict.PASS and found.speed_up < 0.8
+    assert 0.92 <= kept.budget_share <= 1
+    with pytest.raises(OutOfReachError) as refused:
+        search(small, weights, output=tmp_path / "pruned.pt", latency_ms=0.3, other_levers="", **asked)
+    assert "; ask for --latency-ms 0.7" in str(refused.value) and "not faster" not in str(refused.value)
+    assert "edgeprune" not in str(refused.value), "no command was handed on"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from edgeprune.progress import Silent
 from edgeprune.samples.conditions import CoreState, DeviceState
 from edgeprune.samples.gates import MIN_BLOCK_PAIRS, Verdict, budget_gate
 from edgeprune.samples.measurement import Measurement
-from edgeprune.search.budget import search_gate
+from edgeprune.search.budget import _out_of_reach, search_gate
 from edgeprune.search.prober import Prober
 from edgeprune.search.probing import Candidate, Probe, Reading, run_probes
 from edgeprune.target import Target, load_target
@@ -160,6 +160,34 @@ def test_a_budget_may_speak_of_another_model_than_the_one_that_is_pruned(budget:
     assert used == pytest.approx(1.5, rel=0.02) and high >= used
     assert prober.measure(Path("3.2.onnx"))[0].used == pytest.approx(0.96, rel=0.05)
     assert seen == [(2, 0, None), (2, 0, None)]
+
+
+@pytest.mark.parametrize(
+    ("unpruned", "candidate", "holds", "misses"),
+    [(7, 3.8, True, False), (7, 4.4, False, True), (3.6, 3.8, False, True)],
+    ids=["in the window", "over the budget", "slower than it was unpruned"],
+)
+@pytest.mark.parametrize("known", [False, True], ids=["measured", "known"])
+def test_of_a_larger_checkpoint_than_the_reference_faster_is_than_its_own_unpruned_form(
+    unpruned: float, candidate: float, holds: bool, misses: bool, known: bool
+) -> None:
+    """Of a budget of 4 ms the reference takes 3: whatever is pruned to it from 7 is slower than the reference."""
+    prober = made(DriftingRuntime([1.0, 1.0]), {"latency_ms": 4.0})
+    prober.baseline, prober.unpruned = Path("3.onnx"), Path(f"{unpruned}.onnx")
+    if known:
+        prober.unpruned_used = unpruned / 4
+    else:
+        assert prober.start_used().used == pytest.approx(unpruned / 4, rel=0.02)
+    reading, latency_, raw = prober.measure(Path(f"{candidate}.onnx"))
+    probe = Probe(Candidate("one", 0.5, 1.0, True), 0.95, reading, unpruned / 4)
+    assert latency_.speed_up < 0.8, "to the reference"
+    assert reading.speed_up_low < unpruned / candidate < reading.speed_up_high
+    assert (probe.holds, probe.misses) == (holds, misses)
+    if holds:
+        assert search_gate(prober.site.target.budget, probe, raw).verdict is Verdict.PASS
+    if unpruned == 7:
+        refusal = _out_of_reach(prober.site.target.budget, probe, latency_, "")
+        assert "ask for --latency-ms" in refusal and "not faster" not in refusal
 
 
 def test_on_a_shared_core_the_share_of_the_budget_is_told_by_processor_time() -> None:

@@ -21,10 +21,12 @@ LEVERS = "edgeprune frontier best.pt --target cpu --data data.yaml --speed-up 50
 LATENCY: Any = SimpleNamespace(candidate_ms=2.994, speed_up=6.684)
 
 
-def refusal(budget: Budget, used_high: float, speed_up_low: float = 6.64, blocks_stay: bool = False) -> str:
+def refusal(
+    budget: Budget, used_high: float, speed_up_low: float = 6.64, blocks_stay: bool = False, levers: str = LEVERS
+) -> str:
     reading = Reading(7.48, 7.4, used_high, speed_up_low, 6.7)
     floor = Probe(Candidate("least", 0.1, 1.0, exhausted=True), 7.5, reading, 50.0)
-    return _out_of_reach(budget, floor, LATENCY, LEVERS, blocks_stay)
+    return _out_of_reach(budget, floor, LATENCY, levers, blocks_stay)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,20 @@ def test_where_no_images_price_whole_blocks_the_floor_is_that_of_channels_alone(
     text = refusal(Budget(speed_up=50, statistic="p50"), 50 / 6.6491, blocks_stay=True)
     assert "or less, or let whole blocks go too, which taylor and fisher price on the images of --data, or see" in text
     assert "blocks" not in refusal(Budget(speed_up=50, statistic="p50"), 50 / 6.6491)
+
+
+@pytest.mark.parametrize(
+    ("budget", "speed_up_low", "ends"),
+    [
+        (Budget(speed_up=50, statistic="p50"), 6.64, "is ×6.68; ask for --speed-up 6.64 or less"),
+        (Budget(latency_ms=0.4, statistic="p50"), 6.64, ", or take a smaller scale of the model or a smaller --imgsz"),
+        (Budget(speed_up=50, statistic="p50"), 0.98, "which is not faster than the unpruned model beyond the noise"),
+    ],
+)  # fmt: skip
+def test_where_there_is_no_command_for_other_levers_none_is_named(
+    budget: Budget, speed_up_low: float, ends: str
+) -> None:
+    assert refusal(budget, 50 / 6.6491, speed_up_low, levers="").endswith(ends)
 
 
 def test_where_pruning_makes_nothing_faster_no_milder_budget_is_named() -> None:
