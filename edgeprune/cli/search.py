@@ -180,8 +180,8 @@ def sweep(
     print_table(sweep_table(found, reasons=False))
     points = (*found.unpruned, *found.points)
     for point in points:  # a reason in a column would be a word wide
-        if point.shortcoming:
-            say(f"{point.name}: {point.shortcoming}")
+        if doubt := point.shortcoming or point.moved:
+            say(f"{point.name}: {doubt}")
     say(f"table: {out / 'sweep.md'}\nfigure: {out / 'sweep.html'}")
     raise typer.Exit(worst_exit_code(point.exit_code for point in points))
 

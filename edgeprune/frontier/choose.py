@@ -256,13 +256,14 @@ def choice_for(rows: Sequence[Row], kind: Kind, value: float, budget: str) -> Ch
     if best is None:
         return Choice(budget, None, why=_why_nothing(rows, shares, kind, value))
     point = points[best.name]
-    why = ""
+    why, near = "", False
     if held[best.name] is None:
         figure = f"×{point.speed_up:.2f}" if kind == "speed_up" else f"{shares[best.name] * value:.2f} ms"
-        why = why_unsure(best, budget) or point.unsteady or f"its {figure} is within noise of the budget"
+        why = why_unsure(best, budget) or point.unsteady
+        near, why = not why, why or f"its {figure} is within noise of the budget"
     others = [row for row in rows if row is not best]
     reference = rows[0] if rows[0].measured is not None and best is not rows[0] else None
-    return Choice(budget, best, reference, best_for(others, surely), best_for(others, perhaps), why)
+    return Choice(budget, best, reference, best_for(others, surely), best_for(others, perhaps), why, near)
 
 
 def floor_of(

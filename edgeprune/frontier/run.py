@@ -68,6 +68,7 @@ from edgeprune.sweep.run import (
     finish_jobs,
     jobs_of,
     per_image_file,
+    point_file,
     require_budgets,
     require_options,
     require_trainable,
@@ -337,7 +338,9 @@ class FrontierRun:
         for value in self.values:
             choice = choice_for(kept, self.kind, value, budget_words(self.kind, value))
             floor = floor_of(choice, allowed, self.metric, ahead, split=split, trained_on=trained_on)
-            sentence = choice_sentence(choice, self.metric, ahead, floor, trained=self.epochs > 0)
+            job = None if choice.best is None else trained.made_by.get(choice.best.name)
+            again = None if job is None else point_file(self.out, job)
+            sentence = choice_sentence(choice, self.metric, ahead, floor, trained=self.epochs > 0, kept=again)
             if choice.best is None:
                 found.append(Recommendation(choice.budget, None, sentence, {}))
             else:

@@ -108,6 +108,8 @@ class Choice:
         unsure: the most accurate of the others that may hold it.
         why: where there is a row, why it is not sure that it holds the budget, empty where it is; else why there is
             none.
+        near: whether that is because a steady measurement of the row is within noise of the budget: the next run takes
+            such a row as it is.
     """
 
     budget: str
@@ -116,6 +118,7 @@ class Choice:
     second: Row | None = None
     unsure: Row | None = None
     why: str = ""
+    near: bool = False
 
 
 @dataclass(frozen=True)

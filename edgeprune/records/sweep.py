@@ -79,6 +79,11 @@ class Point:
         return f"{self.verdict}: {self.missed or self.inconclusive}" if self.verdict else ""
 
     @property
+    def moved(self) -> str:
+        """That it is of samples that moved, in words, where nothing else keeps it from being sure; else empty."""
+        return f"not steady: {self.unsteady}" if self.unsteady and not self.shortcoming else ""
+
+    @property
     def verdict(self) -> str:
         """``FAIL`` or ``INCONCLUSIVE`` of a measured point that is no sure answer; else empty."""
         return "FAIL" if self.missed else "INCONCLUSIVE" if self.inconclusive else ""

@@ -16,6 +16,8 @@ from edgeprune.samples.text import DIGITS, ends_text, signed_text
 from edgeprune.target import extending_yaml
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
 
     from edgeprune.records.frontier import Choice, Floor, Frontier, Recommendation, Row
@@ -67,7 +69,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     spread = "" if point.accuracy_error is None else f" ± {interval_half_width(point.accuracy_error):.3f}"
     marks = ["on the frontier"] if row.undominated else []
     marks += [f"meets {' and '.join(row.met)} without pruning"] if row.met else []
-    marks += [point.shortcoming] if point.shortcoming else []
+    marks += [words for words in (point.shortcoming, point.moved) if words]
     figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}{spread}", untrained)
     return row.name, *figures, f"{point.parameters / 1e6:.3f} M", "; ".join(marks)
 
@@ -79,6 +81,7 @@ def choice_sentence(
     floor: Floor | None = None,
     *,
     trained: bool = False,
+    kept: Path | None = None,
 ) -> str:
     """What is taken for a budget, and how far it is from what stands beside it.
 
@@ -88,6 +91,7 @@ def choice_sentence(
         ahead: how much more accurate a row is than another, from the same images; None where they were not kept.
         floor: what it lost, held against what the profile allows.
         trained: whether every row was.
+        kept: the file by which the next run takes the row to take as it is.
     """
     best, budget = choice.best, choice.budget
     if best is None or best.measured is None:
@@ -109,7 +113,11 @@ def choice_sentence(
             text += f", ahead by {_with_ends(interval.drop, interval)}"
     if choice.unsure is not None and choice.unsure.measured is not None:
         text += f"; {choice.unsure.name} at {choice.unsure.measured.accuracy:.4f} is within noise of the budget"
-    text += f"; INCONCLUSIVE: {choice.why}; run it again on a quiet machine" if choice.why else ""
+    if choice.why:
+        again = "run it again on a quiet machine"
+        if choice.near and kept is not None:
+            again = f"the next run takes this row as it is, unless you remove {kept}: it is then made and measured anew"
+        text += f"; INCONCLUSIVE: {choice.why}; {again}"
     return text + (_floor_words(floor) if floor is not None else "")
 
 

@@ -27,11 +27,15 @@ def sweep_table(sweep: Sweep, *, reasons: bool = True) -> Table:
     rows = [point_cells(point) for point in (*sweep.unpruned, *sweep.points)]
     if not reasons:
         points = (*sweep.unpruned, *sweep.points)
-        rows = [
-            (*row[:-1], "failed" if point.failed else point.verdict) if point.shortcoming else row
-            for row, point in zip(rows, points, strict=True)
-        ]
+        rows = [(*row[:-1], _in_short(point) or row[-1]) for row, point in zip(rows, points, strict=True)]
     return Table.of((f"{scope_text(sweep.scope)}{name}" if name == "ms" else name for name in COLUMNS), rows)
+
+
+def _in_short(point: Point) -> str:
+    """What keeps a point from being a sure answer, in a word or two; empty where nothing does."""
+    if point.failed is not None:
+        return "failed"
+    return point.verdict or ("not steady" if point.moved else "")
 
 
 def point_cells(point: Point) -> tuple[str, ...]:
@@ -39,7 +43,7 @@ def point_cells(point: Point) -> tuple[str, ...]:
     if point.failed is not None:
         return point.name, point.budget, "–", "–", "–", "–", "–", point.failed
     figures = (f"{point.ms:.2f}", f"×{point.speed_up:.3f}", f"{point.accuracy:.4f}", f"×{point.macs:.2f}")
-    note = f"{point.note}, {point.shortcoming}" if point.shortcoming else point.note
+    note = ", ".join(filter(None, (point.note, point.shortcoming, point.moved)))
     return point.name, point.budget, *figures, f"{point.parameters / 1e6:.3f} M", note
 
 

@@ -1,7 +1,7 @@
 """Several budgets side by side: each is pruned, fine-tuned and measured, as a job that depends on no other.
 
 Finished points are kept in the sweep's folder and are not made again; nor is one whose budget was measured to be out of
-reach.
+reach. What a measurement leaves open is measured again by the next run, without training it anew.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ from edgeprune.report.sweep import point_cells, sweep_page, sweep_table
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.gates import metric_name
 from edgeprune.scratch import scratch
-from edgeprune.search.inputs import read_inputs, require_prunable, require_teacher, require_training_arguments
+from edgeprune.search.inputs import (
+    frontier_command,
+    read_inputs,
+    require_prunable,
+    require_teacher,
+    require_training_arguments,
+)
 from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
 from edgeprune.sweep.estimate import TimeLeft, workload
 from edgeprune.sweep.jobs_ray import conditions_on_ray, remove_used_on_ray, run_on_ray
 from edgeprune.sweep.point import Content, Finished, Job, Result, Steps, conditions_of
 from edgeprune.sweep.steps import RealSteps, remove_used
-from edgeprune.target import Target, load_target
+from edgeprune.target import Target, load_target, name_to_type
 from edgeprune.workspace import open_workspace
 
 JOBS = ("here", "ray")
@@ -88,6 +94,7 @@ def sweep(
     check_seed(seed)
     require_options(jobs, epochs)
     require_budgets(budgets)
+    named = name_to_type(target, "TARGET.yaml")
     target = with_teacher_found(load_target(target).with_overrides(device=device))
     require_trainable(target, epochs)
     for kind, value in budgets:
@@ -116,11 +123,13 @@ def sweep(
     todo = [
         alike(name=name, weights=content, target=target, pruned=False, epochs=0) for name, content in weights_of.items()
     ]
-    swept = next(iter(sources))
+    swept, stated = next(iter(sources)), {"imgsz": imgsz, "device": device}
     for kind, value in budgets:
         name = f"{swept}-{kind.replace('_', '-')}-{exact(value)}"
         budgeted = target.with_budget(kind, value)
-        todo.append(alike(name=name, weights=weights_of[swept], target=budgeted, pruned=True, epochs=given))
+        levers = frontier_command(named, weights, data, budgeted.budget, stated, trust)
+        asked = {"target": budgeted, "pruned": True, "epochs": given, "other_levers": levers}
+        todo.append(alike(name=name, weights=weights_of[swept], **asked))
     with open_workspace(out, "sweep"):  # a second one would disturb these measurements, and mix its points with these
         check = dataset.require_unchanged
         points = finish_jobs(todo, todo[0].weights, out, jobs, steps or RealSteps(), reporter, check)
@@ -272,7 +281,7 @@ def finish_jobs(
     todo = [job.beside(swept) for job in todo]
     folder = out / POINTS
     folder.mkdir(parents=True, exist_ok=True)
-    done = {job.key: point for job in todo if (point := _read(_kept(out, job, ".json"))) is not None}
+    done = {job.key: point for job in todo if (point := _read(point_file(out, job))) is not None}
     missing = list({job.key: job for job in todo if job.key not in done}.values())
     if done:
         reporter.note(f"{len(done)} of {len(todo)} points are there already")
@@ -287,7 +296,7 @@ def finish_jobs(
         point = result.point
         if result.final:
             check()
-            write_json(_kept(out, job, ".json"), point)
+            write_json(point_file(out, job), point)
             reporter.note(f"{job.name}: {_not_again(out, job)}")
         elif point.failed is None:
             check()
@@ -295,8 +304,8 @@ def finish_jobs(
                 write_atomically(checkpoint_file(out, job), result.checkpoint)
             if result.per_image is not None:
                 write_atomically(per_image_file(out, job), result.per_image)
-            if not point.inconclusive and not point.missed:  # the same command measures such a point again
-                write_json(_kept(out, job, ".json"), point)
+            if _is_settled(job, point):
+                write_json(point_file(out, job), point)
         done[job.key] = point
         reporter.note(" ".join(point_cells(point)))
         # On a cluster nobody knows how many are made at a time.
@@ -315,8 +324,22 @@ def finish_jobs(
     return [replace(done[job.key], name=job.name) for job in todo]  # the weights may have had another name then
 
 
+def _is_settled(job: Job, point: Point) -> bool:
+    """Whether the next run takes a measured point as it is: its own measurement decides what is held against it. In a
+    sweep that is the budget it was pruned to; to a model that is not pruned others are held, and a frontier holds each
+    of its rows against every budget: there samples that moved leave it open."""
+    if point.inconclusive or point.missed:
+        return False
+    return not point.unsteady or (job.pruned and job.reference is None)
+
+
+def point_file(out: Path, job: Job) -> Path:
+    """Where a job's point lies in the folder of a sweep, if it is one that the next run takes as it is."""
+    return _kept(out, job, ".json")
+
+
 def _not_again(out: Path, job: Job) -> str:
-    return f"out of reach, and not searched for by the next run, unless you remove {_kept(out, job, '.json')}"
+    return f"out of reach, and not searched for by the next run, unless you remove {point_file(out, job)}"
 
 
 def checkpoint_file(out: Path, job: Job) -> Path:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune import checkpoint
 from edgeprune.artifact import write_atomically
 from edgeprune.measure.accuracy import measure_artifact
-from edgeprune.measure.latency import judge_until_decided
+from edgeprune.measure.latency import judge_until_decided, measure_until_told
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import only_timed, side_by_side, site_for
 from edgeprune.options import options_of_command
@@ -33,13 +33,14 @@ from edgeprune.samples.gates import (
     Gate,
     Verdict,
     least_undisturbed_ratio,
+    moved_reason,
     pass_confidence,
     slowest_of_enough,
     unpruned_gate,
     unsteady_reason,
 )
-from edgeprune.samples.measurement import Measurement, speed_up_of, with_input_of
-from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, bounds, value_of
+from edgeprune.samples.measurement import Measurement, latency_bounds, speed_up_of, with_input_of
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, value_of
 from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.search.inputs import read_inputs
@@ -93,6 +94,7 @@ class RealSteps:
                 reference=reference,
                 diagnose=False,
                 compiled=_beside(job, COMPILED),
+                other_levers=job.other_levers,
                 seed=job.seed,
                 trust=job.trust,
             )
@@ -145,7 +147,7 @@ class RealSteps:
             first, second, gate = _timed(site, job, bench, engines, dataset, unpruned=unpruned)
             ratio, per_image = speed_up_of(first, second), folder / "per_image.npz"
             statistic = target.budget.statistic
-            limits = bounds(second.values, statistic, INTERVAL_END_CONFIDENCE)
+            ms_low, ms_high = _ends_of_ms(second, statistic)
             engine = after.engine if site.runtime.fit_for_dataset else None  # else it is only compared: not asked here
             accuracy = measure_artifact(site, after.onnx, engine, dataset, per_image)
             point = Point(
@@ -165,8 +167,8 @@ class RealSteps:
                 met_unpruned=unpruned,
                 missed=_reason(gate, Verdict.FAIL),
                 unsteady=unsteady_reason(ratio.stability, first, second),
-                ms_low=0.0 if limits.low is None else limits.low,
-                ms_high=math.inf if limits.high is None else limits.high,
+                ms_low=ms_low,
+                ms_high=ms_high,
                 slowest_ms=slowest_of_enough(second.values, statistic, pass_confidence(target.measure.retries)),
                 least_speed_up=least_undisturbed_ratio(first, second),
             )
@@ -196,7 +198,7 @@ def _timed(
     site: Site, job: Job, bench: SiteBench, engines: list[Path], dataset: Dataset, *, unpruned: bool = False
 ) -> tuple[Measurement, Measurement, Gate | None]:
     """Latency of the swept engine and of the job's, and the job's budget held against it; what does not decide is
-    measured again, as in a build. A job without a budget is only timed."""
+    measured again, as in a build. A job without a budget is only timed, again while something moves the samples."""
 
     def measure(effort: float) -> tuple[Measurement, Measurement]:
         if job.reference is None:
@@ -205,13 +207,22 @@ def _timed(
             first, second = side_by_side(site, engines, dataset, effort=effort)
         return with_input_of(first, second), second
 
-    if not job.pruned:
-        return *measure(1.0), None
-    budget = site.target.budget
-    if unpruned and job.reference is None and budget.asks_nothing:  # of one model beside itself no clock tells a ratio
-        return *measure(1.0), unpruned_gate("sweep", budget.value)
-    judged = judge_until_decided(site, "sweep", measure, 0 if site.runtime.simulated else site.target.measure.retries)
+    def read(pair: tuple[Measurement, Measurement]) -> tuple[None, str]:
+        return None, moved_reason(*pair)
+
+    budget, retries = site.target.budget, 0 if site.runtime.simulated else site.target.measure.retries
+    itself = unpruned and job.reference is None and budget.asks_nothing  # of one model beside itself no clock tells one
+    if itself or not job.pruned:
+        (first, second), *_ = measure_until_told(site, job.name, measure, read, retries)
+        return first, second, unpruned_gate("sweep", budget.value) if itself else None
+    judged = judge_until_decided(site, "sweep", measure, retries)
     return judged.baseline, judged.candidate, judged.gate
+
+
+def _ends_of_ms(measured: Measurement, statistic: str) -> tuple[float, float]:
+    """The 95 % interval of a percentile in ms; 0 and infinite where too few samples leave no end."""
+    found = latency_bounds(measured, statistic, INTERVAL_END_CONFIDENCE)
+    return 0.0 if found.low is None else found.low, math.inf if found.high is None else found.high
 
 
 def _passed(gate: Gate | None) -> bool:

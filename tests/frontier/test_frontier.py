@@ -405,10 +405,43 @@ def test_a_recommendation_that_rests_on_noise_is_inconclusive(
     found = made(given, tmp_path, 1.98, steps=NoisySteps("no interval holds it"))
     [one] = found.recommendations
     assert one.row == "int8" and "within noise" in one.inconclusive and "INCONCLUSIVE" in one.sentence
+    [file] = (tmp_path / "points").glob("new-int8-*.json")
+    assert "run it again" not in one.sentence, "the next run takes this row as it is"
+    assert f"unless you remove {file}: it is then made" in one.sentence
     monkeypatch.setattr(run, "frontier", lambda *_, **__: found)
     weights, data = given
     argv = ["frontier", str(weights), "--target", "cpu", "--data", str(data), "--out", str(tmp_path), "--speed-up", "2"]
     assert CliRunner().invoke(app, argv).exit_code == 5
+
+
+class Moved(MadeUpSteps):
+    """Samples that moved, in the first run."""
+
+    moved = True
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        return replace(result, point=replace(result.point, unsteady="the samples drift" if self.moved else ""))
+
+
+def test_rows_that_moved_are_measured_by_the_run_that_they_ask_for(given: Any, tmp_path: Path) -> None:
+    steps = Moved()
+    [one] = made(given, tmp_path, 1.8, steps=steps).recommendations
+    assert one.sentence.endswith("; INCONCLUSIVE: the samples drift; run it again on a quiet machine")
+    assert "not steady: the samples drift" in (tmp_path / "frontier.md").read_text()
+    steps.moved, ran = False, len(steps.jobs)
+    found = made(given, tmp_path, 1.8, steps=steps)
+    assert len(steps.jobs) == 2 * ran and found.recommendations[0].inconclusive == "" and found.exit_code == 0
+    made(given, tmp_path, 1.8, steps=steps)
+    assert len(steps.jobs) == 2 * ran
+
+
+def test_a_recommended_profile_extends_the_shipped_one_beside_a_file_of_its_name(
+    given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "cpu.yaml").write_text("extends: cpu\nmeasure: {rounds: 77}\n")
+    made(given, tmp_path, 1.8, steps=MadeUpSteps())
+    assert load_target(tmp_path / "build-x1.8.yaml").measure.rounds == load_target("cpu").measure.rounds != 77
 
 
 class SeenImages(MadeUpSteps):

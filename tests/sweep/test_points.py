@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,10 +29,11 @@ from edgeprune.progress import Silent
 from edgeprune.records.frontier import Frontier, Screened
 from edgeprune.records.sweep import Point, Sweep
 from edgeprune.report import sweep as report_module
-from edgeprune.report.sweep import sweep_page, sweep_plot
+from edgeprune.report.sweep import point_cells, sweep_page, sweep_plot, sweep_table
 from edgeprune.runtimes.site import open_site
-from edgeprune.samples.gates import Gate, Verdict
-from edgeprune.samples.measurement import Measurement
+from edgeprune.samples.gates import Gate, Verdict, moved_reason
+from edgeprune.samples.measurement import Measurement, latency_bounds
+from edgeprune.samples.statistics import INTERVAL_END_CONFIDENCE, bounds
 from edgeprune.scratch import locked
 from edgeprune.search.bench import SiteBench
 from edgeprune.serial import read_json, write_json
@@ -50,7 +52,7 @@ from edgeprune.sweep.run import (
     sweep,
     with_teacher_found,
 )
-from edgeprune.sweep.steps import RealSteps, _doubt, _note, _timed, _training_key, _undecided, remove_used
+from edgeprune.sweep.steps import RealSteps, _doubt, _ends_of_ms, _note, _timed, _training_key, _undecided, remove_used
 from edgeprune.target import load_target
 from edgeprune.training import finetune as finetune_module
 from edgeprune.training.result_from_run import QUANTIZED
@@ -1014,6 +1016,145 @@ def test_the_last_measurement_is_held_against_the_budget(
     *_, gate = _timed(site, job, bench, [], None)  # pyright: ignore[reportArgumentType]
     assert gate is not None and gate.verdict is verdict and len(timed) == looks
     assert _timed(site, replace(job, pruned=False), bench, [], None)[2] is None  # pyright: ignore[reportArgumentType]
+
+
+def timed_moving(monkeypatch: pytest.MonkeyPatch, *moves: bool) -> tuple[list[float], Any, Any]:
+    """A site on which the looks of these places in turn have a ratio that steps; the efforts that were asked for."""
+    dice, efforts = np.random.default_rng(0), list[float]()
+    target = load_target("cpu").with_overrides(speed_up=1.0)
+
+    def both(engines: Any, effort: float) -> list[Measurement]:
+        step = np.where(np.arange(300) < 150, 1.0, 1.5 if moves[len(efforts)] else 1.0)
+        efforts.append(effort)
+        return [latency(10 * dice.normal(1, 0.01, 300)), latency(5 * step * dice.normal(1, 0.01, 300))]
+
+    monkeypatch.setattr(latency_module, "wait_before_again", lambda site, *_: None)
+    here = SimpleNamespace(simulated=False)
+    return efforts, SimpleNamespace(target=target, runtime=here, reporter=Silent()), SimpleNamespace(latency=both)
+
+
+@pytest.mark.parametrize("itself", [False, True], ids=["only timed", "asks for nothing"])
+@pytest.mark.parametrize(("moves", "looks"), [([False], 1), ([True, False], 2), ([True, True, True], 3)])
+def test_what_is_held_against_no_budget_is_timed_again_while_it_moves(
+    moves: list[bool], looks: int, itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    efforts, site, bench = timed_moving(monkeypatch, *moves)
+    job = Job("a", b"w", site.target, "d", "d", 0, False, "c", itself, 0)
+    first, second, gate = _timed(site, job, bench, [], None, unpruned=itself)  # pyright: ignore[reportArgumentType]
+    assert len(efforts) == looks and efforts == [1.0, 2.0, 4.0][:looks]
+    assert bool(moved_reason(first, second)) is moves[-1]
+    assert (gate is not None) is itself and (gate is None or gate.verdict is Verdict.PASS)
+
+
+class Unsteady(CountedSteps):
+    """Samples that moved in the first run, whatever the budget's gate said."""
+
+    moved = True
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        result = super().measure(job, swept, pruned, tuned)
+        unsteady = "the samples drift" if self.moved else ""
+        return replace(result, point=replace(result.point, unsteady=unsteady))
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"pruned": False, "epochs": 0}, True),
+        ({"pruned": False, "reference": (load_target("cpu"), b"given")}, True),
+        ({"reference": (load_target("cpu"), b"given")}, True),
+        ({}, False),
+    ],
+    ids=["a model beside it", "a row", "a pruned row", "held against its own budget"],
+)
+def test_samples_that_moved_are_not_kept_where_others_are_held_against_them(
+    tmp_path: Path, changes: dict[str, Any], again: bool
+) -> None:
+    target = load_target("cpu").with_overrides(speed_up=2)
+    job = replace(Job("a", b"given", target, "d", "d", 0, False, "", True, 2), **changes)
+    steps = Unsteady()
+    [point] = finish_jobs([job], b"given", tmp_path, "here", steps, Silent())
+    assert "not steady: the samples drift" in point_cells(point)[-1] and point.exit_code == 0
+    steps.moved = False
+    [point] = finish_jobs([job], b"given", tmp_path, "here", steps, Silent())
+    assert steps.ran == (["a", "a"] if again else ["a"]) and bool(point.unsteady) is not again
+    finish_jobs([job], b"given", tmp_path, "here", steps, Silent())
+    assert len(steps.ran) == 1 + again, "what is settled is kept"
+
+
+def test_a_row_that_moved_is_measured_again_and_not_trained_again(stopped: list[str], tmp_path: Path) -> None:
+    class Moving(Trained):
+        def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+            result = super().measure(job, swept, pruned, tuned)
+            return replace(result, point=replace(result.point, unsteady="the samples drift"))
+
+    rows = of_a_frontier(tmp_path, "fp32", "pruned 1")
+    finished(rows, tmp_path, Moving())
+    ran = list(stopped)
+    assert ran.count("trained on") == 2
+    finished(rows, tmp_path, Trained())
+    assert stopped == ran and left(tmp_path) == NOTHING
+
+
+def test_that_a_model_beside_a_sweep_moved_is_in_its_table_and_on_the_terminal(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Point("whole", "", 10.0, 1.0, 0.5, note="unpruned", unsteady="the samples drift")
+    missed = replace(moved, name="whole-2", budget="×2", missed="at most 1.9×")
+    swept = Sweep((moved,), (missed,), "p50", "mAP50-95")
+    assert [row[-1] for row in sweep_table(swept).rows] == [
+        "unpruned, not steady: the samples drift", "unpruned, FAIL: at most 1.9×",
+    ]  # fmt: skip
+    assert [row[-1] for row in sweep_table(swept, reasons=False).rows] == ["not steady", "FAIL"]
+    monkeypatch.setattr(run_module, "sweep", lambda *_, **__: swept)
+    argv = ["sweep", str(given[0]), "--target", "cpu", "--data", str(given[1]), "--out", str(tmp_path)]
+    ended = CliRunner().invoke(app, [*argv, "--speed-up", "2"])
+    assert "whole: not steady: the samples drift" in ended.output
+
+
+def test_an_interval_in_milliseconds_allows_for_where_memory_lies() -> None:
+    values = tuple(np.random.default_rng(0).normal(10, 0.1, 300))
+    plain = bounds(values, "p50", INTERVAL_END_CONFIDENCE)
+    low, high = _ends_of_ms(latency(values), "p50")
+    assert plain.low is not None and plain.high is not None
+    assert low < plain.low < plain.high < high
+    told = latency_bounds(latency(values), "p50", INTERVAL_END_CONFIDENCE)
+    assert (low, high) == (told.low, told.high), "as everywhere else"
+    assert _ends_of_ms(latency(values[:2]), "p50") == (0.0, math.inf)
+
+
+@pytest.mark.parametrize("command", [sweep, frontier])
+def test_a_budget_out_of_reach_names_a_command_of_what_was_given_and_a_frontier_not_itself(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """A point is searched for in copies that are gone when somebody reads this."""
+    named: list[str] = []
+
+    def search(target: Any, weights: Any, data: Any, *, other_levers: str, **_: Any) -> Any:
+        named.append(other_levers)
+        raise OutOfReachError("the budget is out of reach")
+
+    monkeypatch.setattr(steps_module, "search", search)
+    weights, data = given
+    (tmp_path / "mine.yaml").write_text("extends: cpu\n")
+    asked: dict[str, Any] = {"out": tmp_path / "out", "imgsz": 96, "device": "local", "epochs": 0, "steps": Searching()}
+    if command is sweep:
+        asked["budgets"] = [("speed_up", 1.5), ("latency_ms", 0.25)]
+        line = f"edgeprune frontier {weights} --target {tmp_path}/mine.yaml --data {data}"
+        expected = [f"{line} {budget} --imgsz 96 --device local" for budget in ("--speed-up 1.5", "--latency-ms 0.25")]
+    else:
+        asked |= {"kind": "speed_up", "budgets": [1.5], "screener": _screened}
+        expected = []
+    found = command(tmp_path / "mine.yaml", weights, data, **asked)
+    assert found.points if command is sweep else found.rows
+    assert named and named == (expected or [""] * len(named))
+
+
+class Searching(CountedSteps):
+    """The real search."""
+
+    def search(self, job: Job) -> Pruned:
+        return RealSteps().search(job)
 
 
 def test_a_point_that_misses_its_budget_is_measured_again(tmp_path: Path) -> None:
