@@ -39,8 +39,8 @@ class SearchResult:
         checkpoint: pruned, not fine-tuned, stock classes.
         plan: which channels stayed.
         plan_file: the same as JSON.
-        speed_up: latency of the unpruned model over the pruned one's, measured side by side in the probe kept; 1.0
-            when the unpruned model met the budget.
+        speed_up: latency of the unpruned model, or of the reference where there is one, over the pruned one's, measured
+            side by side in the probe kept; 1.0 when the unpruned model met the budget.
         probes: every probe, in order.
         importance: what ranked the channels.
         profile: of the unpruned model; None when no probe was needed.
