@@ -53,8 +53,8 @@ class PlanFound:
         files: checkpoint, graph and engine of the pruned model.
         plan: the widths that it kept.
         probes: in order; empty when the unpruned model is within the budget already.
-        speed_up: measured latency of what the budget speaks of, the unpruned model or a reference, over the pruned one's
-            in the probe that was kept; 1.0 without.
+        speed_up: measured latency of what the budget speaks of, the unpruned model or a reference, over the pruned
+            one's in the probe that was kept; 1.0 without.
         profile: what the cost model was fitted to; None without probes.
         gate: the budget against the samples of the probe that was kept, as a build's gate holds it; INCONCLUSIVE too
             where the search could not tell whether a milder plan would do.

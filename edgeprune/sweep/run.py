@@ -1,7 +1,7 @@
 """Several budgets side by side: each is pruned, fine-tuned and measured, as a job that depends on no other.
 
 Finished points are kept in the sweep's folder and are not made again; nor is one whose budget was measured to be out of
-reach. What a measurement leaves open is measured again by the next run; it is trained anew only where its search was not
+reach. What a measurement leaves open is measured again by the next run, and trained anew only where its search was not
 sure either.
 """
 
