@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeprune.artifact import is_full, write_atomically
 from edgeprune.carry import out as carry
+from edgeprune.carry.kept import is_of_a_board, kept_answers
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
@@ -145,7 +146,7 @@ def build(
         if note := site.target.head_note(known=site.usable):
             reporter.note(note)
         reporter.note(str(inputs.size))
-        if before := _replaced(root, source):
+        if before := _replaced(root, source, waits=not site.usable and carry.waits_for_board(target)):
             reporter.note(before)
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         state.levers = levers
@@ -155,20 +156,29 @@ def build(
         inputs.dataset.require_unchanged()  # of the judging too
         with _full_disk_told(root):
             carried = carry.carried_files(state) if carry.is_carried(state) else {}
-            result = write_results(state, argv, finished, carried)
+            answered, told = kept_answers(state, carried)
+            if told:
+                reporter.note(told)
+            result = write_results(state, argv, finished, carried, answered)
         workspace.remove_old([record.key for record in state.records.values()])
         return result
 
 
-def _replaced(root: Path, source: Weights) -> str:
-    """What a run directory says about the weights of its last finished build, where they are others than these."""
+def _replaced(root: Path, source: Weights, *, waits: bool = False) -> str:
+    """What a run directory says about its last finished build, where that has other weights than these, or is judged by
+    what a board measured; ``waits``: this one waits for its board."""
     try:
-        before = read_build(root).weights
+        before = read_build(root)
     except DataError:  # none has finished here, or its record cannot be read; it is written anew either way
         return ""
-    if before.sha256 == source.sha256:
-        return ""
-    return f"{root} holds a build of {before.path}: its bundle and report are replaced at the end of this one"
+    seen = f"{root} holds a build of {before.weights.path}"
+    of_board = is_of_a_board(before)
+    if of_board:
+        seen += f", with what a board measured (verdict {before.verdict.value}, brought by import-results)"
+    if before.weights.sha256 != source.sha256:
+        return f"{seen}: its bundle and report are replaced at the end of this one"
+    fate = "stays if this one asks the same of the board, and is replaced at its end if not" if waits else "is replaced"
+    return f"{seen}, which {fate}; for both, give this one another --out" if of_board else ""
 
 
 def _levers(

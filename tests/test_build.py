@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import jsonschema
 import pytest
 
 from edgeprune.artifact import sha256_of
+from edgeprune.carry.back import import_results
+from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.records.build import build_schema
+from edgeprune.records.verify import verify_build
 from tests.shipped.test_sample import ALONE
 
 PROFILE = """
@@ -250,6 +254,21 @@ def test_a_target_without_its_runtime_is_pending_and_says_what_to_type(built: Pa
     assert (built / "jetson" / "bundle" / "device" / "run-on-device.sh").stat().st_mode & 0o111
     assert (built / "jetson" / "bundle" / "model.onnx").is_file()
     assert not (built / "jetson" / "bundle" / "engine.onnx").exists()
+
+    # what a board measured outlives the same command
+    shutil.copytree(built / "jetson" / "bundle" / "device", built / "there")
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    subprocess.run(["sh", built / "there" / "run-on-device.sh"], env=board.env, check=True, capture_output=True)
+    imported, bundle = import_results(built / "there" / "results.tar", built / "jetson")
+    engine = (bundle / "engine.engine").read_bytes()
+    again = subprocess.run(argv, capture_output=True, text=True, timeout=1200)
+    assert "stays, for this build asks the same of it" in " ".join(again.stdout.split()), again.stdout + again.stderr
+    kept = verify_build(bundle)
+    kept.require_as_built()
+    assert again.returncode == imported.verdict.exit_code and (bundle / "engine.engine").read_bytes() == engine
+    assert (kept.record.gates, kept.record.measurements) == (imported.gates, imported.measurements)
+    assert kept.record.carried_by == imported.carried_by and kept.record.next_command is None
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from edgeprune.devices import device_named
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
 from edgeprune.pipeline import STAGES, _replaced, run_stages
+from edgeprune.records.build import DeviceRow
 from edgeprune.records.show import read_build, stage_history
 from edgeprune.runtimes import runtime
 from edgeprune.runtimes.base import Availability
@@ -296,6 +297,18 @@ def test_a_folder_that_holds_a_build_of_other_weights_says_what_becomes_of_it(tm
     assert _replaced(tmp_path, same) == ""
     said = _replaced(tmp_path, Weights(Path("other.pt"), "f" * 64, "detect"))
     assert said.startswith(f"{tmp_path} holds a build of {record.weights.path}: its bundle and report are replaced")
+
+
+def test_a_folder_that_holds_what_a_board_measured_says_what_becomes_of_it(tmp_path: Path) -> None:
+    record = build_record()
+    record = replace(record, device=DeviceRow("carried by hand", False, {}, record.host))
+    (tmp_path / "bundle").mkdir()
+    write_json(tmp_path / "bundle" / "build.json", record)
+    same, other = Weights(Path("b.pt"), record.weights.sha256, "detect"), Weights(Path("o.pt"), "f" * 64, "detect")
+    measured = f"with what a board measured (verdict {record.verdict.value}, brought by import-results)"
+    assert f"{measured}, which stays if this one asks the same of" in _replaced(tmp_path, same, waits=True)
+    assert f"{measured}, which is replaced; for both, give this one another --out" in _replaced(tmp_path, same)
+    assert f"{measured}: its bundle and report are replaced at the end" in _replaced(tmp_path, other, waits=True)
 
 
 def test_show_names_what_is_missing(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def stock_gate(build: Build) -> Gate:
     return replace(gate, reason=f"found {', '.join(foreign)}") if foreign else gate
 
 
-def files(build: Build) -> dict[str, bytes | Path]:
-    """Name in the bundle to its content, or to the artifact that it is a copy of."""
+def files(build: Build, carried: Path | None = None) -> dict[str, bytes | Path]:
+    """Name in the bundle to its content, or to the artifact that it is a copy of; ``carried`` is the engine that was
+    carried back from a board, which built it of this build's graph."""
     chosen: dict[str, bytes | Path] = {
         "model.onnx": final_onnx(build),
         "model.pt": shipped_model(build),
@@ -46,8 +47,8 @@ def files(build: Build) -> dict[str, bytes | Path]:
     if build.weights.task == "detect" and build.dataset.channels == 3:  # the program reads colour images
         chosen |= {f"cpp/{path.name}": path for path in sorted((SHIPPED / "cpp").iterdir())}
     plan: Path | None = None
-    if "engine" in (shipped := build.record(EngineFacts)).artifacts:
-        engine = shipped.path("engine")
+    shipped = build.record(EngineFacts)
+    if engine := carried or (shipped.path("engine") if "engine" in shipped.artifacts else None):
         plan = engine if f"engine{engine.suffix}" == BUNDLED else None
         chosen[f"engine{engine.suffix}"] = engine
         if (facts := facts_path(engine)).is_file():

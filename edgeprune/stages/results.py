@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,13 +35,14 @@ from edgeprune.records.facts import (
     SparsifyFacts,
 )
 from edgeprune.records.sbom import SBOM, sbom
+from edgeprune.runtimes.engine_file import BUNDLED
 from edgeprune.samples.gates import RULES, Gate, inform_by_later, overall_verdict
 from edgeprune.stages import bundle
 from edgeprune.stages.base import Build
 from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.unpruned import unpruned_engine, unpruned_onnx
 from edgeprune.version import __version__, installed
-from edgeprune.workspace import Record
+from edgeprune.workspace import BUNDLE, Record
 
 if TYPE_CHECKING:
     from edgeprune.measure.scenes import Scene
@@ -78,7 +79,11 @@ class StagesResult:
 
 
 def write_results(
-    build: Build, argv: Sequence[str], finished: StagesResult, carried: Mapping[str, Path]
+    build: Build,
+    argv: Sequence[str],
+    finished: StagesResult,
+    carried: Mapping[str, Path],
+    answered: BuildRecord | None = None,
 ) -> BuildResult:
     """Write bundle, record and reports, once every stage is finished and judged.
 
@@ -87,6 +92,7 @@ def write_results(
         argv: the command that repeats it.
         finished: gates and measurements of the stages.
         carried: further files of the bundle, for a board without a connection; name in the bundle to file.
+        answered: of the bundle that is replaced, where what its board measured is of this build too.
     """
     from edgeprune.report.build import build_markdown, build_page
 
@@ -94,7 +100,11 @@ def write_results(
     build.reporter.gates([stock])
     gates = tuple(inform_by_later((*finished.gates, stock)))
     record = _build_record(build, argv, finished, gates)
-    files = {**bundle.files(build), **carried, SBOM: sbom(record)}
+    engine: Path | None = None
+    if answered is not None:
+        record = _with_answers(record, answered)
+        engine = build.workspace.root / BUNDLE / BUNDLED
+    files = {**bundle.files(build, engine), **carried, SBOM: sbom(record)}
     graph = final_onnx(build)
     record = bundle.with_digests(record, files, graph)
     folder = bundle.write_bundle(build.workspace.root, files, record, graph)
@@ -102,6 +112,19 @@ def write_results(
     write_atomically(report.with_suffix(".html"), build_page(record, _scenes(build)))
     write_atomically(report, build_markdown(record))  # last: a report of this record vouches for the page beside it
     return BuildResult(record.verdict, record.gates, build.workspace.root, folder, report, record)
+
+
+def _with_answers(record: BuildRecord, answered: BuildRecord) -> BuildRecord:
+    """The record of a build that waits for its board, with what the board measured for the same build before."""
+    return replace(
+        record,
+        gates=answered.gates,
+        verdict=answered.verdict,
+        measurements=answered.measurements,
+        device=answered.device,
+        next_command=None,
+        carried_by=record.next_command or answered.carried_by,
+    )
 
 
 def _build_record(build: Build, argv: Sequence[str], finished: StagesResult, gates: tuple[Gate, ...]) -> BuildRecord:

@@ -27,6 +27,7 @@ import pytest
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry import back
 from edgeprune.carry.back import import_results
+from edgeprune.carry.kept import kept_answers
 from edgeprune.carry.out import _images_that_fit, carried_files, waits_for_board, why_not_carried
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
@@ -849,6 +850,64 @@ def test_the_scenes_of_the_page_outlive_what_comes_back(run: Path, results: Path
         record, _ = import_results(results, here)
         page = (here / "report.html").read_text()
         assert page == build_page(record, [scene()]) and record.carried_by == "scp and so on"
+
+
+def upgraded(asked: dict[str, Any]) -> None:
+    asked["files"]["agent.zip"] = "a" * 64
+
+
+def of_another_graph(asked: dict[str, Any]) -> None:
+    asked["files"]["model.onnx"] = "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("request_edit", "changes", "says"),
+    [
+        (None, {}, ""),
+        (upgraded, {}, ""),
+        (of_another_graph, {}, "the board is asked something else; carry the new folder to it"),
+        (None, {"latency_ms": 41}, "the target is another, as of its budget; its results.tar, if you kept it, answers"),
+        (upgraded, {"latency_ms": 41}, "the target is another, as of its budget; carry the new folder to it"),
+        (None, {"stage": "finetune"}, "another finetune stands behind it; its results.tar, if you kept it"),
+        (None, {"rules": RULES - 1}, "its gates were judged by older rules; its results.tar"),
+        (None, {"file": "labels.txt"}, "edited, not as it was built: labels.txt was changed"),
+    ],
+)
+def test_what_a_board_measured_stays_where_the_next_build_asks_the_same(
+    request_edit: Callable[[Any], object] | None,
+    changes: dict[str, Any],
+    says: str,
+    run: Path,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "run").mkdir()
+    here, asked = copied(run, tmp_path / "run"), tmp_path / "device"
+    shutil.copytree(here / "bundle" / "device", asked)
+    if request_edit is not None:
+        content = json.loads((asked / "request.json").read_text())
+        request_edit(content)
+        (asked / "request.json").write_text(json.dumps(content))
+    carried = {f"device/{path.name}": path for path in asked.iterdir()}
+    waiting = read_build(here)
+    build: Any = SimpleNamespace(
+        workspace=SimpleNamespace(root=here),
+        target=waiting.target.with_overrides(latency_ms=changes.get("latency_ms", 40)),
+        records={name: SimpleNamespace(key=SimpleNamespace(digest=row.key)) for name, row in waiting.stages.items()},
+    )
+    assert kept_answers(build, carried) == (None, "")  # no board has measured anything
+    record, bundle = import_results(results, here)
+    if "stage" in changes:
+        build.records[changes["stage"]].key.digest = "another"
+    if "file" in changes:
+        (bundle / changes["file"]).write_text("edited")
+    monkeypatch.setattr("edgeprune.carry.kept.RULES", 2 * RULES - changes.get("rules", RULES))
+    kept, said = kept_answers(build, carried)
+    assert f"a board measured (verdict {record.verdict.value}" in said
+    assert (kept, says in said) == (None if says else record, True)
+    assert ("stays" in said) == (not says) and ("is replaced" in said) == bool(says)
+    assert kept_answers(build, {}) == (None, "")  # it is measured over a connection now
 
 
 def test_of_two_copies_of_a_build_none_is_chosen(
