@@ -36,6 +36,7 @@ from edgeprune.agent.system import (
 
 HOLD_FILE = "hold.json"
 LOCK_FILE = "edgeprune.lock"
+DECISION_FILE = "hold.lock"  # of a work directory for which the board was held, now or before
 NOT_RESTORED_FILE = "not_restored"
 LOG_FILE = "hold.log"  # stderr of the holder: what it says when it crashes
 NOT_HELD = "the board was not held to the end of the run: another build may have used it, or changed its power mode"
@@ -115,14 +116,14 @@ def _holder_in(text: str) -> str:
     return holder if holder and not ended else "another user"
 
 
-def restore_unless_held() -> str | None:
+def restore_unless_held() -> Restored | None:
     """Put back what a run that was killed had changed, unless somebody has the board.
 
     Another build of this user does so first, before it changes anything. One of another user does not: what is to be
     put back is noted in this user's home.
 
     Returns:
-        What is not put back; empty for nothing, None where another build of this user has the board.
+        What was put back and what is not; None where another build of this user has the board.
     """
     holders = []
 
@@ -132,14 +133,14 @@ def restore_unless_held() -> str | None:
 
     try:
         with board_lock(give_up):
-            return restore_board().failure
+            return restore_board()
     except Stopped:
         if not holders:  # it was not the lock: this process was asked to end
             raise
     if holders[0].endswith(f" of {_user()}"):
         return None
     left = left_to_restore()
-    return left and f"{left}; this waits until {holders[0]} lets go of the board"
+    return Restored("", left and f"{left}; this waits until {holders[0]} lets go of the board")
 
 
 @contextlib.contextmanager
@@ -281,7 +282,7 @@ def _ended_silently(log: str) -> str:
 @contextlib.contextmanager
 def _decision(work: str):
     """Only one process at a time decides: a job that wants the board held, or a holder that wants to let go."""
-    with open(os.path.join(work, "hold.lock"), "w") as file:
+    with open(os.path.join(work, DECISION_FILE), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

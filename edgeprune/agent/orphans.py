@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import os
+from typing import Collection
 
 from edgeprune.agent.power import RESTORE_FILE
 from edgeprune.agent.system import (
@@ -37,14 +38,17 @@ def forget_program(pid: int) -> None:
         os.unlink(os.path.join(_folder(), _name(pid)))
 
 
-def end_orphans() -> None:
-    """End this user's programs on this machine whose process has ended without them."""
+def end_orphans(runners: Collection[str] | None = None) -> None:
+    """End this user's programs on this machine whose process has ended without them; those of ``runners`` alone where
+    these are given, as :func:`~edgeprune.agent.system.process_of` names them."""
     for path in glob.glob(os.path.join(_folder(), "program-*.json")):
         note = read_json(path)
         if not isinstance(note, dict) or note.get("host") != _host():  # a home may be on several machines
             continue
         by, program = str(note.get("by")), str(note.get("program"))
         if not is_of_here(by) or is_running(by):  # of another container nobody here knows
+            continue
+        if runners is not None and by not in runners:
             continue
         end_leader(program)
         with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ import shutil
 import time
 from functools import partial
 
-from edgeprune.agent.hold import HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
+from edgeprune.agent.hold import DECISION_FILE, HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
 from edgeprune.agent.orphans import end_orphans
 from edgeprune.agent.power import RESTORE_TIMEOUT_S, boot_id
 from edgeprune.agent.system import (
@@ -81,25 +81,33 @@ def _jobs_in(work: str) -> list[tuple[str, str]]:
 
 
 def leave_work(work: str) -> dict:
-    """End the jobs of a work directory, put power and clocks back, and remove it, whatever else fails.
+    """End the jobs of a work directory, put power and clocks back where it ever held the board, and remove it, whatever
+    else fails. Of whoever only looked at the device nothing is put back: that waits for the next run.
 
     Returns:
-        ``not_restored``: what could not be put back, for people; ``removed``: whether the folder is gone.
+        ``restored``: what was put back of a run that was killed, for people; ``not_restored``: what could not be;
+        ``removed``: whether the folder is gone.
     """
     if not os.path.basename(os.path.abspath(work)).startswith(PREFIX):
         raise Refused("device", f"{work} is not a work directory of edgeprune")
+    restored = ""
     try:
-        for folder, process in _jobs_in(work):
+        jobs = _jobs_in(work)
+        for folder, process in jobs:
             end_process(process, partial(os.path.exists, os.path.join(folder, "result.json")))
-        end_orphans()
+        end_orphans([process for _, process in jobs])
         hold = read_json(os.path.join(work, HOLD_FILE))
         if isinstance(hold, dict):
             end_process(str(hold.get("process")), timeout_s=RESTORE_TIMEOUT_S)
-        failure = restore_unless_held()  # a holder that was killed could not put anything back itself
-        if failure is None:
+        left = None
+        if os.path.exists(os.path.join(work, DECISION_FILE)):
+            left = restore_unless_held()  # a holder that was killed could not put anything back itself
+        if left is None:
             failure = text_of(os.path.join(work, NOT_RESTORED_FILE))
+        else:
+            restored, failure = left
     except OSError as error:
         failure = f"its power mode and clocks may be changed: {refusal_of(error)['message']}"
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"removed": not os.path.exists(work), "not_restored": failure}
+    return {"removed": not os.path.exists(work), "restored": restored, "not_restored": failure}

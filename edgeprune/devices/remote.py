@@ -369,7 +369,14 @@ class RemoteDevice(Device):
         """Leave the work directories of builds that were killed before they could. Who only looks at a device changes
         nothing there."""
         while self._left_there:
-            self._ask("leave", self._left_there.pop())
+            self._tell_left(self._ask("leave", self._left_there.pop()))
+
+    def _tell_left(self, answer: Line) -> None:
+        """What became of power and clocks when a work directory was left."""
+        if restored := answer.get("restored"):
+            self.note(f"{self.name}: put back what a run that was killed had left changed: {restored}")
+        if not_restored := answer.get("not_restored"):
+            self.note(f"{self.name} is not as it was: {not_restored}")
 
     def _release(self) -> None:
         """Remove the work directory; a connection that is lost over it is tried a few times more, one that was given up
@@ -387,8 +394,7 @@ class RemoteDevice(Device):
                     answer["removed"] = not self.channel.call(["rm", "-rf", "--", work]).returncode
             except DeviceError as error:
                 why = str(error)
-            if not_restored := answer.get("not_restored"):
-                self.note(f"{self.name} is not as it was: {not_restored}")
+            self._tell_left(answer)
             if not answer["removed"]:
                 why = why or answer.get("error", {}).get("message", "the reason is not known")
                 command = self.typed(f"rm -rf {shlex.quote(work)}")

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from edgeprune.agent import carried, hold, jobs, system, work
+from edgeprune.agent.power import Restored
 from edgeprune.agent.programs import Turns, run_program
 from edgeprune.agent.system import Refused, Stopped, output_of, pid_of, write_json
 from edgeprune.devices import process as processes
@@ -157,12 +158,16 @@ def test_what_waits_behind_another_users_run_is_told(
         file.flush()
         found = hold.restore_unless_held()
     expected = "power mode 25W is to be put back; this waits until process 1 of somebody lets go of the board"
-    assert found == (expected if told else None)
+    assert found == (Restored("", expected) if told else None)
 
 
-def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Callable[[], str | None]) -> dict:
+def left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Callable[[], Restored | None], held: bool = True
+) -> dict:
     folder = tmp_path / "edgeprune-x"
     folder.mkdir()
+    if held:
+        (folder / "hold.lock").touch()
     (folder / "not_restored").write_text("clocks are still locked")
     monkeypatch.setattr(work, "restore_unless_held", restored)
     return work.leave_work(str(folder))
@@ -171,15 +176,44 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored: Callable[[],
 def test_a_retry_that_succeeded_is_no_failure_and_nothing_keeps_a_work_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert left(tmp_path, monkeypatch, lambda: "") == {"removed": True, "not_restored": ""}
+    done = left(tmp_path, monkeypatch, lambda: Restored("clocks", ""))
+    assert done == {"removed": True, "restored": "clocks", "not_restored": ""}
     held = left(tmp_path, monkeypatch, lambda: None)
-    assert held == {"removed": True, "not_restored": "clocks are still locked"}
+    assert held == {"removed": True, "restored": "", "not_restored": "clocks are still locked"}
 
-    def refused() -> str:
+    def refused() -> Restored:
         raise PermissionError(13, "Permission denied", "/run/lock/edgeprune.lock")
 
     answer = left(tmp_path, monkeypatch, refused)
     assert answer["removed"] and "/run/lock/edgeprune.lock: Permission denied" in answer["not_restored"]
+    assert left(tmp_path, monkeypatch, refused, held=False)["not_restored"] == "clocks are still locked"  # none asked
+
+
+def test_a_look_puts_nothing_back_and_the_next_run_says_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = fake_device("orin-nano", power_mode="7W")  # which is in 25W
+    device.__enter__()
+    timed(device)
+    cut_off(device)
+    notes: list[str] = []
+    with RemoteDevice(board(device), note=notes.append) as looking:
+        assert looking.facts().power_mode == "7W"
+        looking.run(["true"], timeout_s=600)
+    assert (board(device).state()["mode"], notes) == ("7W", [])
+    with RemoteDevice(board(device), note=notes.append) as later:
+        timed(later)
+    assert board(device).state()["mode"] == "25W" and "power mode 25W" in " ".join(notes)
+
+
+def test_what_is_put_back_on_leaving_is_told() -> None:
+    """Of this run, whose holder was killed, and of another, whose work directory is left with its own."""
+    notes: list[str] = []
+    device = fake_device("orin-nano", power_mode="7W", note=notes.append)
+    with device:
+        timed(device)
+        os.kill(holder_of(device), signal.SIGKILL)
+    assert board(device).state()["mode"] == "25W"
+    told = [note for note in notes if "put back what a run that was killed had left changed: " in note]
+    assert len(told) == 1 and "power mode 25W" in told[0]
 
 
 class Leaving(FakeBoard):
@@ -202,6 +236,7 @@ class Leaving(FakeBoard):
         (b'{"removed": false, "not_restored": ""}\n', "could not be removed there: the reason is not known; next: "),
         (b'{"removed": true, "not_restored": "clocks are locked"}\n', "is not as it was: clocks are locked"),
         (b'{"removed": true, "not_restored": ""}\n', ""),
+        (b'{"removed": true, "restored": "power mode 15W", "not_restored": ""}\n', "had left changed: power mode 15W"),
     ],
 )
 def test_what_leaving_could_not_do_is_told(answer: bytes, words: str) -> None:
@@ -220,7 +255,7 @@ def test_the_holder_has_the_time_that_putting_back_may_take() -> None:
     asked: list[float] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(work, "end_process", lambda *_, timeout_s=system.END_TIMEOUT_S: asked.append(timeout_s))
-        patched.setattr(work, "restore_unless_held", lambda: "")
+        patched.setattr(work, "restore_unless_held", lambda: Restored("", ""))
         patched.setattr(work, "read_json", lambda path: {"process": "1 2 3"})
         work.leave_work("/tmp/edgeprune-that-is-not-there")
     assert asked == [RESTORE_TIMEOUT_S] and RESTORE_TIMEOUT_S > 3 * PROGRAM_TIMEOUT_S

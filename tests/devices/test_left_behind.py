@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.agent import files, hold
+from edgeprune.agent.power import Restored
 from edgeprune.agent.programs import Turns
 from edgeprune.agent.system import is_alive, output_of, process_of
 from edgeprune.devices import remote
@@ -287,7 +288,7 @@ def test_a_name_that_an_earlier_holder_left_is_nobodys(tmp_path: Path, monkeypat
         file.write(f"process 7 of {hold._user()}\n{earlier}")
         file.flush()
         found = hold.restore_unless_held()
-    assert found == "power mode 25W is to be put back; this waits until another user lets go of the board"
+    assert found == Restored("", "power mode 25W is to be put back; this waits until another user lets go of the board")
 
 
 @pytest.mark.parametrize("day", [0, 4e9], ids=["put back", "put on"])
