@@ -162,6 +162,14 @@ def test_the_page_says_which_file_runs_anywhere_and_which_only_where_it_was_buil
     assert "for the machine that built it: **load it only there**" in line
 
 
+def test_the_page_names_the_dla_core_to_the_program(bundle: Path, tmp_path: Path) -> None:
+    assert "build/sample engine.engine image.ppm    #" in (bundle / "README.md").read_text()
+    profile = tmp_path / "dla.yaml"
+    profile.write_text("extends: jetson-orin-nx\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}\n")
+    page = readme(replace(read_build(bundle), target=load_target(profile)), bundle / "model.onnx")
+    assert "build/sample engine.engine image.ppm --dla 1    #" in page
+
+
 def test_a_bundle_that_finds_no_room_leaves_none_taken(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -66,6 +66,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
         height=height,
         width=width,
         on_board=on_board,
+        dla=target.device.dla_core if on_board else None,
         planes=_planes(record.channels),
         prepared=_prepared(record.task, height, width),
         head=_head(record),

@@ -218,6 +218,7 @@ def test_what_it_cannot_take_is_one_line(program: Path, tmp_path: Path) -> None:
     assert "no float32 image" in line(tmp_path / "half.onnx", image)
     onnx_from_checkpoint(saved(stock_model("yolov8", "pose"), tmp_path / "p.pt"), tmp_path / "pose.onnx", imgsz=64)
     assert "sample.py runs the others" in line(tmp_path / "pose.onnx", image)
+    assert "ONNX Runtime runs nothing on a DLA" in line(model, image, "--dla", "0")
     assert run(program).returncode == 2
 
 
@@ -298,8 +299,8 @@ def test_what_tensorrt_cannot_take_is_one_line(program_of_tensorrt: Path, tmp_pa
     engine = tmp_path / "engine.engine"
     pixels, answer = np.zeros((1, 3, 8, 8)), np.zeros((1, 5, 4))
 
-    def line() -> str:
-        ended = run(program_of_tensorrt, engine, tmp_path / "image.ppm")
+    def line(*words: str) -> str:
+        ended = run(program_of_tensorrt, engine, tmp_path / "image.ppm", *words)
         assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
         return ended.stderr
 
@@ -312,6 +313,21 @@ def test_what_tensorrt_cannot_take_is_one_line(program_of_tensorrt: Path, tmp_pa
     assert "three channels" in line()
     engine_file(engine, pixels, np.zeros((1, 9, 4)))
     assert "not of one model" in line()
+    assert "--dla 2: there are 2 DLA cores here" in line("--dla", "2")
+
+
+def test_an_engine_for_a_dla_is_loaded_on_its_core(program_of_tensorrt: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cell\n")
+    image = tmp_path / "image.ppm"
+    image.write_bytes(b"P6 8 8 255 " + bytes(192))
+    engine = engine_file(tmp_path / "engine.engine", np.zeros((1, 3, 8, 8)), np.zeros((1, 5, 4)), kind=101)
+    ended = run(program_of_tensorrt, engine, image, "--dla", "1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for words in [], ["--dla", "0"]:
+        assert "is no bare engine of this TensorRT" in run(program_of_tensorrt, *words, engine, image).stderr
+    for words in ["--dla"], ["--dla", "GPU"]:
+        ended = run(program_of_tensorrt, engine, image, *words)
+        assert ended.returncode == 2 and "[--dla N: the engine's DLA core]" in ended.stderr
 
 
 def test_it_is_compiled_against_tensorrt() -> None:

@@ -24,5 +24,6 @@ class Backend {
   std::int64_t batch = 1, channels = 3, height = 0, width = 0;
 };
 
-// Loads model.onnx, or the engine of the machine that built it; throws std::runtime_error where that cannot be.
-std::unique_ptr<Backend> load(const std::string& path);
+// Loads model.onnx, or the engine of the machine that built it, one for a DLA on core `dla` of it (-1: the GPU alone);
+// throws std::runtime_error where that cannot be.
+std::unique_ptr<Backend> load(const std::string& path, int dla);

@@ -74,4 +74,7 @@ class OnnxRuntime : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> load(const std::string& path) { return std::make_unique<OnnxRuntime>(path); }
+std::unique_ptr<Backend> load(const std::string& path, int dla) {
+  if (dla >= 0) throw std::runtime_error("--dla: ONNX Runtime runs nothing on a DLA; build with -DBACKEND=tensorrt");
+  return std::make_unique<OnnxRuntime>(path);
+}

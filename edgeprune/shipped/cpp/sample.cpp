@@ -286,11 +286,22 @@ int main(int count, char** words) try {
   const auto wish = std::find(paths.begin(), paths.end(), "--draw");
   const bool drawn = wish != paths.end();
   if (drawn) paths.erase(wish);
-  if (paths.size() < 2) {
-    std::cerr << "usage: " << words[0] << " MODEL IMAGE... [--draw: writes IMAGE-found.ppm in this folder]\n";
+  int dla = -1;
+  bool understood = true;
+  if (const auto core = std::find(paths.begin(), paths.end(), "--dla"); core != paths.end()) {
+    const std::string number = core + 1 == paths.end() ? "" : core[1];
+    understood = number.size() == 1 && number[0] >= '0' && number[0] <= '9';
+    if (understood) {
+      dla = number[0] - '0';
+      paths.erase(core, core + 2);
+    }
+  }
+  if (!understood || paths.size() < 2) {
+    std::cerr << "usage: " << words[0] << " MODEL IMAGE... [--draw: writes IMAGE-found.ppm in this folder] "
+              << "[--dla N: the engine's DLA core]\n";
     return 2;
   }
-  const std::unique_ptr<Backend> graph = load(paths[0]);
+  const std::unique_ptr<Backend> graph = load(paths[0], dla);
   if (graph->channels != 3) throw std::runtime_error(paths[0] + ": takes other images than of three channels");
   const std::vector<std::string> names = labels(std::filesystem::path(paths[0]).parent_path() / "labels.txt");
   std::cout.precision(7);

@@ -37,13 +37,20 @@ class DeviceBuffer {
 
 class TensorRt : public Backend {
  public:
-  explicit TensorRt(const std::string& path) {
+  TensorRt(const std::string& path, int dla) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
     if (bytes.empty()) throw std::runtime_error(path + ": cannot be read, or is empty");
     runtime_.reset(nvinfer1::createInferRuntime(logger_));
+    if (runtime_ && dla >= 0) {  // an engine does not say which core it is to run on
+      if (dla >= runtime_->getNbDLACores()) {
+        throw std::runtime_error("--dla " + std::to_string(dla) + ": there are " +
+                                 std::to_string(runtime_->getNbDLACores()) + " DLA cores here, counted from 0");
+      }
+      runtime_->setDLACore(dla);
+    }
     if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
-    if (!engine_) throw std::runtime_error(path + ": is no bare engine of this TensorRT and this GPU");
+    if (!engine_) throw std::runtime_error(path + ": is no bare engine of this TensorRT and this GPU (one for a DLA: --dla N)");
     context_.reset(engine_->createExecutionContext());
     if (!context_) throw std::runtime_error(path + ": there is not enough memory to run it");
 
@@ -105,4 +112,4 @@ class TensorRt : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> load(const std::string& path) { return std::make_unique<TensorRt>(path); }
+std::unique_ptr<Backend> load(const std::string& path, int dla) { return std::make_unique<TensorRt>(path, dla); }

@@ -1,5 +1,5 @@
-// Stand-in for TensorRT's header, as far as the C++ sample uses it. An engine is a file that a test writes: type, free
-// (1: the batch is free), shapes of input and output as 32-bit numbers, then the input that it expects and the output
+// Stand-in for TensorRT's header, as far as the C++ sample uses it. An engine is a file that a test writes: type (from
+// 100 on: 100 + the DLA core that it has to be loaded on), free (1: the batch is free), shapes of input and output as 32-bit numbers, then the input that it expects and the output
 // that it gives for it. Another input is an error, so is a call out of order.
 
 #pragma once
@@ -89,13 +89,16 @@ class ICudaEngine {
 
 class IRuntime {
  public:
+  std::int32_t getNbDLACores() const noexcept { return 2; }
+  void setDLACore(std::int32_t core) noexcept { core_ = core; }
   ICudaEngine* deserializeCudaEngine(const void* data, std::size_t bytes) {
     const char* from = static_cast<const char*>(data);
     std::int32_t head[9];
     if (bytes < sizeof head) return nullptr;
     std::memcpy(head, from, sizeof head);
     Plan plan;
-    plan.type = head[0];
+    if (head[0] >= 100 && core_ != head[0] - 100) return nullptr;
+    plan.type = head[0] < 100 ? head[0] : 0;
     plan.free_batch = head[1];
     plan.input.nbDims = 4;
     plan.output.nbDims = 3;
@@ -109,6 +112,9 @@ class IRuntime {
     std::memcpy(plan.given.data(), from + sizeof head + sizeof(float) * taken, sizeof(float) * given);
     return new ICudaEngine(std::move(plan));
   }
+
+ private:
+  std::int32_t core_ = -1;
 };
 
 inline IRuntime* createInferRuntime(ILogger&) { return new IRuntime; }
