@@ -36,7 +36,7 @@ def deepstream(
     import os
 
     from edgeprune.artifact import write_files
-    from edgeprune.deploy.deepstream import deepstream_files
+    from edgeprune.deploy.deepstream import LABELS, deepstream_files
     from edgeprune.deploy.shipped import ShippedModel
     from edgeprune.runtimes.engine_file import BUNDLED
 
@@ -46,6 +46,7 @@ def deepstream(
     home = os.path.relpath(model.onnx.parent, folder)
     files = deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}")
     _refuse_others(folder, files, "config_infer_primary.txt")
+    _refuse_other_classes(folder, files[LABELS])
     write_files(folder, files)
     say(f"{folder}: config_infer_primary.txt, the parser, a pipeline; go on with {folder / 'README.md'}")
 
@@ -63,6 +64,21 @@ def _refuse_others(folder: Path, files: Iterable[str], own: str) -> None:
         )
 
 
+def _refuse_other_classes(folder: Path, labels: bytes) -> None:
+    """Refuse a folder with the files of a model of other classes, whose pipeline would run this one."""
+    from edgeprune.deploy.deepstream import LABELS
+    from edgeprune.errors import TargetError
+    from edgeprune.reading import shown
+
+    there = folder / LABELS
+    if there.is_file() and (seen := there.read_bytes()) != labels:
+        theirs, ours = (", ".join(text.decode(errors="replace").splitlines()) for text in (seen, labels))
+        raise TargetError(
+            f"{folder}: has the files of a model of other classes ({shown(theirs)}, here {shown(ours)}), which are not "
+            "replaced; give a folder of its own: -o FOLDER"
+        )
+
+
 @app.command()
 def triton(
     bundle: Bundle,
@@ -73,17 +89,19 @@ def triton(
 ) -> None:
     """Write a model repository for Triton: the ONNX graph, and the TensorRT engine where the bundle has one.
 
+    A later model of the same task and classes takes the place of the one there, whose engine is removed where the new
+    bundle has none. A model of others is refused, as is what edgeprune did not write.
+
     Example:
       edgeprune deploy triton runs/cpu/bundle -o models
     """
-    from edgeprune.artifact import write_files
     from edgeprune.deploy.shipped import ShippedModel
-    from edgeprune.deploy.triton import triton_files
+    from edgeprune.deploy.triton import add_to_repository, triton_files
 
     shipped = ShippedModel.read(bundle)
-    files = triton_files(shipped, name=name)
-    write_files(out, files)
-    for model in dict.fromkeys(file.split("/")[0] for file in files):
+    for line in add_to_repository(shipped, out, name=name):
+        say(line)
+    for model in dict.fromkeys(file.split("/")[0] for file in triton_files(shipped, name=name)):
         say(f"{out / model}: YOLO('http://HOST:8000/{model}', task='{shipped.metadata.task}') once it is served")
     say(f"tritonserver --model-repository={shlex.quote(str(out))}")
 

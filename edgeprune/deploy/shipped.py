@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import get_args
 
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.graph import TensorInfo, inputs_of, load_graph, metadata_of, outputs_of
 from edgeprune.export.lint import Limits, lint
@@ -17,7 +21,7 @@ from edgeprune.model_metadata import literal_of
 from edgeprune.reading import is_file, shown
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
-from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of, weakly_typed
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT, RELEASES
 from edgeprune.target.schema import Precision
@@ -93,7 +97,7 @@ class ShippedModel:
             input=inputs[0],
             outputs=outputs,
             facts=facts,
-            target=_target_of(path) if path.is_dir() else None,
+            target=_target_of(onnx, named=path.is_dir()),
         )
         if model.precision not in (known := get_args(Precision)):
             where = engine if facts is not None else onnx
@@ -134,7 +138,8 @@ class ShippedModel:
         return tuple(known) if known else (self.metadata.batch, self.metadata.channels, *self.size)
 
     def build_line(self, *, onnx: str, engine: str) -> list[str]:
-        """trtexec's line for the engine, for the oldest TensorRT that the target names.
+        """trtexec's line for the engine, for the oldest TensorRT that the target names; without a target for that which
+        built the engine.
 
         Args:
             onnx: path of the graph in that line.
@@ -154,6 +159,7 @@ class ShippedModel:
             precision=self.precision,
             shapes={self.input.name: self.engine_shape} if free else None,
             dla_core=self.dla_core,
+            before=self.facts,
         )
 
     def _refuse_unbuildable(self) -> None:
@@ -191,34 +197,59 @@ def build_line(
     shapes: Mapping[str, Sequence[int]] | None,
     dla_core: int | None,
     layer_info: str = "",
+    before: EngineFacts | None = None,
 ) -> list[str]:
     """The line that builds an engine by the trtexec of the oldest TensorRT in the target's range; that of 10.3 every
     later version to 11.1 takes too. What a build keeps in FP32 it keeps too.
 
     Args:
-        target: whose builder it is; that of 10.3 without one.
+        target: whose builder it is.
         graph: the file that ``onnx`` is.
+        before: how the engine was built before, whose version and program are taken where there is no target; with
+            neither the line is for 10.3.
         onnx, engine, precision, shapes, dla_core, layer_info: as in
             :func:`~edgeprune.runtimes.trtexec_argv.build_argv`.
     """
+    if target is None:
+        oldest, program = _built_by(before) if before is not None else ("", ())
+    else:
+        oldest, program = target.oldest_tensorrt, target.trtexec_program
+    version = version_of(oldest or OLDEST_TENSORRT)
+    chooses = chooses_precision(target) or dla_core is not None or (target is None and weakly_typed(version))
     return build_argv(
-        version_of((target.oldest_tensorrt if target is not None else None) or OLDEST_TENSORRT),
+        version,
         onnx=onnx,
         engine=engine,
         precision=precision,
         layer_info=layer_info,
         shapes=shapes,
         dla_core=dla_core,
-        keep_float=kept_in_float(graph, chooses=chooses_precision(target) or dla_core is not None),
+        keep_float=kept_in_float(graph, chooses=chooses),
         builder=target.builder if target is not None else None,
-        trtexec=(target.trtexec_program if target is not None else ()) or LOOKED_FOR,
+        trtexec=program or LOOKED_FOR,
     )
 
 
-def _target_of(bundle: Path) -> Target | None:
-    if not (bundle / RECORD).is_file():
+def _built_by(facts: EngineFacts) -> tuple[str, tuple[str, ...]]:
+    """Version of the TensorRT that built an engine, and what started it; empty where that is not told."""
+    version = re.fullmatch(r"trtexec (\d+\.\d+\.\d+)", facts.builder)
+    program = tuple(takewhile(lambda word: not word.startswith("--onnx="), shlex.split(facts.command)))
+    return (version[1], program) if version else ("", ())
+
+
+def _target_of(onnx: Path, *, named: bool) -> Target | None:
+    """The target of the bundle that a graph lies in, in the number format that ships. Of a bundle that was not
+    ``named``, but the graph in it, the record beside it has to be of just this file."""
+    if not (onnx.parent / RECORD).is_file():
         return None
-    record = read_build(bundle)
+    try:
+        record = read_build(onnx.parent)
+    except DataError:
+        if named:
+            raise
+        return None
+    if not named and record.bundle.get(onnx.name) != sha256_of(onnx):
+        return None
     return record.target.model_copy(update={"precision": record.precision})
 
 

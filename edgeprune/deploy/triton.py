@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from edgeprune.artifact import sha256_of, write_files
 from edgeprune.deploy.shipped import ShippedModel
 from edgeprune.errors import TargetError
 from edgeprune.export.graph import TensorInfo
+from edgeprune.model_metadata import literal_of
+from edgeprune.reading import shown
 
 TYPES = {
     "float": "TYPE_FP32",
@@ -18,6 +22,10 @@ TYPES = {
     "int32": "TYPE_INT32",
     "uint8": "TYPE_UINT8",
 }
+FORMS = {"onnx": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}  # backend, file
+CONFIG = "config.pbtxt"
+METADATA = re.compile(r'^parameters \[\{ key: "metadata", value: \{ string_value: (".*") \} \}\]$', re.MULTILINE)
+FOREIGN = "what edgeprune did not write"
 FREE_BATCH = 16  # the most of one run where the graph sets no limit
 QUEUE_US = 500  # how long a request may wait for others to join its batch
 
@@ -37,15 +45,89 @@ def triton_files(model: ShippedModel, *, name: str = "edgeprune") -> dict[str, b
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise TargetError(f"'{name}' cannot name a model of Triton: letters, digits, '_', '-' and '.' are allowed")
-    forms = {"onnx": ("onnxruntime", "model.onnx", model.onnx)}
-    if model.engine is not None:
-        forms["tensorrt"] = ("tensorrt", "model.plan", model.engine)
+    sources = {"onnx": model.onnx, "tensorrt": model.engine}
     repository: dict[str, bytes | Path] = {}
-    for form, (backend, filename, source) in forms.items():
-        folder = f"{name}_{form}"
-        repository[f"{folder}/config.pbtxt"] = config(model, name=folder, backend=backend).encode()
+    for form, (backend, filename) in FORMS.items():
+        folder, source = f"{name}_{form}", sources[form]
+        if source is None:
+            continue
+        repository[f"{folder}/{CONFIG}"] = config(model, name=folder, backend=backend).encode()
         repository[f"{folder}/1/{filename}"] = source
     return repository
+
+
+def add_to_repository(model: ShippedModel, repository: Path, *, name: str = "edgeprune") -> list[str]:
+    """Write :func:`triton_files` into a repository that may hold others, and an earlier answer to the same call.
+
+    Args:
+        model: what ships.
+        repository: made where it is missing.
+        name: of the models in it.
+
+    Returns:
+        What became of an earlier answer, a line each: a form of it that this model has not would be served beside the
+        new one, and is removed.
+
+    Raises:
+        TargetError: as of :func:`triton_files`; or a name is taken, by a model of another task or of other classes, or
+            by what edgeprune did not write. Nothing was written.
+    """
+    files, ours = triton_files(model, name=name), _described(model.literals())
+    told: list[str] = []
+    stale: list[str] = []
+    for form, (_, filename) in FORMS.items():
+        folder, graph = repository / f"{name}_{form}", f"{name}_{form}/1/{filename}"
+        seen, source = _served_by(folder), files.get(graph)
+        if not seen or (seen == FOREIGN and source is None):
+            continue
+        if seen != ours:
+            raise TargetError(
+                f"{folder} has {shown(seen)}, and this is {shown(ours)}: it is not replaced; give this one a name of "
+                "its own, --name NAME, or another repository, -o FOLDER"
+            )
+        if source is None:
+            stale.append(graph)
+            told.append(f"{folder}: removed, for it was of an earlier bundle, and this one has no engine")
+        elif isinstance(source, Path) and _differs(repository / graph, source):
+            told.append(f"{folder}: takes the place of the model that was there")
+    write_files(repository, files)
+    for graph in stale:
+        _remove(repository / graph)
+    return told
+
+
+def _remove(graph: Path) -> None:
+    """Remove a model's file and configuration, and its folders where nobody put other versions into them."""
+    version, folder = graph.parent, graph.parent.parent
+    for path in (folder / CONFIG, graph):
+        path.unlink(missing_ok=True)
+    for empty in (version, folder):
+        with suppress(OSError):
+            empty.rmdir()
+
+
+def _served_by(folder: Path) -> str:
+    """What a folder of a repository has, as :func:`_described`, or :data:`FOREIGN` where edgeprune did not write it;
+    empty where nothing is there."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return ""
+    try:
+        found = METADATA.search((folder / CONFIG).read_text(encoding="utf-8"))
+        entries = literal_of(json.loads(found[1])) if found else None
+    except (OSError, ValueError):
+        entries = None
+    return _described(entries) if isinstance(entries, dict) else FOREIGN
+
+
+def _described(entries: Mapping[str, object]) -> str:
+    """A model by what its clients rely on, task and classes: a later one of the same takes its place."""
+    names = entries.get("names")
+    classes = [str(name) for name in (names.values() if isinstance(names, dict) else ())]
+    return f"a {entries.get('task')} model of {len(classes)} classes, {', '.join(classes)}"
+
+
+def _differs(there: Path, source: Path) -> bool:
+    return there.is_file() and not there.samefile(source) and sha256_of(there) != sha256_of(source)
 
 
 def config(model: ShippedModel, *, name: str, backend: str) -> str:

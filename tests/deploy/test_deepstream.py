@@ -20,7 +20,7 @@ from torchvision.ops import batched_nms
 from typer.testing import CliRunner
 from ultralytics import YOLO
 
-from edgeprune.artifact import write_files
+from edgeprune.artifact import sha256_of, write_files
 from edgeprune.cli import app
 from edgeprune.deploy.deepstream import IOU, OBJECTS, SCORE, deepstream_files
 from edgeprune.deploy.shipped import ShippedModel
@@ -28,11 +28,14 @@ from edgeprune.errors import DataError, TargetError
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.runtimes.engine_file import EngineFacts
+from edgeprune.records.build import write_build
+from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.layer_info import Layer
+from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.target import load_target
 from tests.compiling import needs
 from tests.export.helpers import noise_images, saved, stock_model
+from tests.records.sample import build_record
 
 INCLUDE = Path(__file__).parent / "include"
 # keys by group, as the parsers of NVIDIA/DeepStream compare them; an unknown one is a warning there that nobody reads
@@ -322,3 +325,65 @@ def test_a_graph_that_says_another_number_format_than_there_are_is_refused_by_ev
     onnx.save(graph, str(tmp_path / "odd.onnx"))
     with pytest.raises(DataError, match=r"odd\.onnx says that its number format is 'bf16'; known are fp32, fp16, int8"):
         ShippedModel.read(tmp_path / "odd.onnx")
+
+
+def bundle_for_an_old_jetpack(folder: Path) -> Path:
+    """A bundle for a DLA of a board with JetPack 5.1, without its engine; its graph."""
+    folder.mkdir()
+    profile = folder.parent / "mine.yaml"
+    profile.write_text(
+        "extends: jetson-xavier-nx\nprecision: fp16\ndevice: {dla_core: 1}\nmeasure: {cuda_graph: false}"
+    )
+    graph = folder / "model.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), folder / "m.pt"), graph, imgsz=64)
+    record = build_record()
+    stages = replace(record.stages, quantize=None, qat=None)
+    shipped = {"model.onnx": sha256_of(graph)}
+    write_build(folder / "build.json", replace(record, target=load_target(profile), stages=stages, bundle=shipped))
+    return graph
+
+
+def test_a_bundles_graph_is_told_of_by_the_record_beside_it_as_the_bundle_is(tmp_path: Path) -> None:
+    graph = bundle_for_an_old_jetpack(tmp_path / "bundle")
+    asked = {path: deepstream_files(ShippedModel.read(path)) for path in (graph.parent, graph)}
+    assert asked[graph] == asked[graph.parent]
+    assert b"enable-dla=1\nuse-dla-core=1\n" in asked[graph]["config_infer_primary.txt"]
+    assert b"network-mode=2\n" in asked[graph]["config_infer_primary.txt"]
+    assert b"--fp16" in asked[graph]["README.md"] and b"--stronglyTyped" not in asked[graph]["README.md"]
+    record = (graph.parent / "build.json").read_text()
+    for content in (record.replace(sha256_of(graph), "f" * 64), "damaged"):  # of another file, of something else
+        (graph.parent / "build.json").write_text(content)
+        assert ShippedModel.read(graph).target is None
+
+
+def test_the_line_for_a_lone_graph_is_that_of_the_engine_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "detect"), tmp_path / "m.pt"), path, imgsz=64)
+    graph = onnx_facts(path)
+    (tmp_path / "engine.engine").write_bytes(b"plan")
+    facts = EngineFacts("trtexec 8.6.2", {}, "fp16", graph.inputs, graph.outputs, graph.metadata, ())
+    for command, program in (("docker run --rm trt trtexec --onnx=m.onnx", 5), ("", 1)):
+        write_facts(tmp_path / "engine.engine", replace(facts, command=command))
+        line = ShippedModel.read(path).build_line(onnx="model.onnx", engine="engine.engine")
+        assert line[program] == "--onnx=model.onnx" and "--fp16" in line and "--stronglyTyped" not in line
+        assert not command or shlex.join(line).startswith("docker run --rm trt trtexec --onnx=")
+
+
+def test_the_files_of_a_model_of_other_classes_are_not_replaced(tmp_path: Path) -> None:
+    for name, first in (("a", "cat"), ("b", "dog")):
+        network = stock_model("yolov8", "detect")
+        network.names = {0: first, 1: "bird", 2: "fish"}
+        onnx_from_checkpoint(saved(network, tmp_path / f"{name}.pt"), tmp_path / f"{name}.onnx", imgsz=64)
+    folder = tmp_path / "deepstream"
+
+    def deployed(name: str) -> str:
+        argv = ["deploy", "deepstream", str(tmp_path / name), "-o", str(folder)]
+        return str(CliRunner().invoke(app, argv).exception or "")
+
+    assert deployed("a.onnx") == ""
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert "a model of other classes (cat, bird, fish, here dog, bird, fish), which are not replaced" in deployed(
+        "b.onnx"
+    )
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert deployed("a.onnx") == ""

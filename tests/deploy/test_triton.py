@@ -193,3 +193,77 @@ def test_the_line_that_is_printed_predicts_by_the_models_task(task, tmp_path):
     address, named = re.search(r"YOLO\('(.*)', task='(.*)'\)", line).groups()
     model = YOLO(address, task=named)
     assert named == task and model._smart_load("predictor").__name__.lower().startswith(task[:6])
+
+
+def deployed(bundle: Path, repository: Path, *more: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["triton", str(bundle), "-o", str(repository), *more])
+    return done.exit_code, done.output if done.exception is None or not done.exit_code else str(done.exception)
+
+
+def test_an_engine_of_an_earlier_bundle_is_not_served_beside_the_new_graph(tmp_path):
+    repository = tmp_path / "models"
+    model = built(tmp_path / "bundle", None)
+    assert deployed(model.onnx.parent, repository)[0] == 0
+    assert (repository / "edgeprune_tensorrt" / "1" / "model.plan").is_file()
+    model.onnx.with_name("engine.engine").unlink()
+    others = {path: path.read_bytes() for path in somebody_elses(repository)}
+    code, said = deployed(model.onnx.parent, repository)
+    assert code == 0 and f"{repository / 'edgeprune_tensorrt'}: removed, for it was of an earlier bundle" in said
+    assert not (repository / "edgeprune_tensorrt").exists() and (repository / "edgeprune_onnx").is_dir()
+    assert {path: path.read_bytes() for path in others} == others
+    code, said = deployed(model.onnx.parent, repository)  # nothing is told of what did not change
+    assert code == 0 and "removed" not in said and "takes the place" not in said
+
+
+def somebody_elses(repository: Path) -> list[Path]:
+    """A model under a name that this model has not got, and a version beside the engine's, by hand."""
+    (repository / "other_tensorrt" / "1").mkdir(parents=True)
+    paths = [repository / "other_tensorrt" / "config.pbtxt", repository / "other_tensorrt" / "1" / "model.plan"]
+    for path in paths:
+        path.write_text("by hand")
+    return paths
+
+
+def test_a_version_that_somebody_put_beside_an_old_engine_stays(tmp_path):
+    repository, model = tmp_path / "models", built(tmp_path / "bundle", None)
+    deployed(model.onnx.parent, repository)
+    kept = repository / "edgeprune_tensorrt" / "2" / "model.plan"
+    kept.parent.mkdir()
+    kept.write_text("by hand")
+    model.onnx.with_name("engine.engine").unlink()
+    assert deployed(model.onnx.parent, repository)[0] == 0
+    assert [path for path in (repository / "edgeprune_tensorrt").rglob("*") if path.is_file()] == [kept]
+
+
+@pytest.mark.parametrize(
+    "there", ["another model", "another engine alone", "a configuration by hand", "no configuration"]
+)
+def test_what_is_there_under_the_name_and_is_of_something_else_is_refused(tmp_path, there):
+    repository, model = tmp_path / "models", built(tmp_path / "bundle", None)
+    deployed(model.onnx.parent, repository)
+    served = repository / "edgeprune_onnx"
+    if there == "a configuration by hand":
+        (served / "config.pbtxt").write_text('name: "edgeprune_onnx"\n')
+    if there == "no configuration":
+        (served / "config.pbtxt").unlink()
+    if there == "another engine alone":
+        served = served.rename(repository / "elsewhere").with_name("edgeprune_tensorrt")
+    before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+    network = stock_model("yolov8", "detect")
+    network.names = {0: "red", 1: "white", 2: "plate"} if there.startswith("another") else CLASSES
+    onnx_from_checkpoint(saved(network, tmp_path / "m.pt"), tmp_path / "model.onnx", imgsz=64)
+    code, said = deployed(tmp_path / "model.onnx", repository)
+    assert code == 1 and said.startswith(f"{served} has ") and "--name NAME, or another repository, -o FOLDER" in said
+    assert ("has a detect model of 3 classes" if there.startswith("another") else "has what edgeprune did not") in said
+    assert {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()} == before
+    assert deployed(tmp_path / "model.onnx", repository, "--name", "cells")[0] == 0
+
+
+def test_a_later_model_of_the_same_classes_takes_the_place_and_says_so(tmp_path):
+    repository, model = tmp_path / "models", built(tmp_path / "bundle", None)
+    deployed(model.onnx.parent, repository)
+    later = built(tmp_path / "later", None, dynamic=False)
+    code, said = deployed(later.onnx.parent, repository)
+    assert code == 0 and f"{repository / 'edgeprune_onnx'}: takes the place of the model that was there" in said
+    assert f"{repository / 'edgeprune_tensorrt'}: takes" not in said  # the same engine
+    assert (repository / "edgeprune_onnx" / "1" / "model.onnx").read_bytes() == later.onnx.read_bytes()
