@@ -6,7 +6,6 @@ at, and only of a lever pulled alone.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 import time
@@ -272,10 +271,7 @@ def _key(
         "target": target_inputs(site.target, budget=False),
         "conditions": conditions_of(site),
         "forms": [[form.name, dict(form.keys)] for form in forms],
-        "weights": {
-            name: [hashlib.sha256(source.path.read_bytes()).hexdigest(), shape_signature(source.model)]
-            for name, source in sources.items()
-        },
+        "weights": {name: [source.sha256, shape_signature(source.model)] for name, source in sources.items()},
         "data": dataset.digest,
         "seed": site.seed,
         "confidence": confidence,

@@ -88,7 +88,6 @@ def test_a_screening_refuses_it_and_its_key_says_so(
     monkeypatch.setattr(screening, "accuracy", lambda *_, **__: SimpleNamespace(map50_95=0.5))
     monkeypatch.setattr(screening, "metadata_of", lambda onnx: {})
     monkeypatch.setattr(screening, "side_by_side", lambda _, engines, *__, **___: [latency([1.0] * 200)] * len(engines))
-    (tmp_path / "m.pt").write_bytes(b"")
     dataset: Any = SimpleNamespace(
         digest="",
         images=lambda split: [Path("a.jpg")],
@@ -101,7 +100,7 @@ def test_a_screening_refuses_it_and_its_key_says_so(
         ("raw", two_heads, board(**{"export.head": "raw"})),
         ("one", one_head, board()),
     ):
-        source: Any = SimpleNamespace(model=model, path=tmp_path / "m.pt")
+        source: Any = SimpleNamespace(model=model, sha256="")
         asked = [form for form in forms(target, "m") if "size" not in form.levers]
         found = screen(site_of(target), asked, {"m": source}, dataset, tmp_path / "work", tmp_path / name)
         assert list(found.refused) == (["int8-fp16"] if name == "two" else []), name

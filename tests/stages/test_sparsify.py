@@ -48,7 +48,9 @@ def test_one_more_look_at_the_latency_drops_no_training_that_is_finished(build_a
     key = sparsify.STAGE.key(build)
     with build.workspace.partial(key) as folder:
         (folder / "model.pt").write_bytes(b"")
-        training = build_record().stages.finetune.facts.training
+        finetune = build_record().stages.finetune
+        assert finetune is not None
+        training = finetune.facts.training
         scales = ScaleReport((0.0,), ScaleHistogram(1, 0.5, (1,), (1,)), {})
         facts = SparsifyFacts(training, SparsityReport("half", SparsitySettings(), scales, scales))
         build.workspace.publish(key, folder, {"model": folder / "model.pt"}, facts, 1.0)
