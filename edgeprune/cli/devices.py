@@ -33,7 +33,7 @@ def probe(
     from edgeprune.devices import device_named
     from edgeprune.measure.doctor import examine_device, exit_code
 
-    with device_named(host) as device:
+    with device_named(host, note=say) as device:
         findings = examine_device(device)
     print_doctor(findings)
     raise typer.Exit(exit_code(findings))

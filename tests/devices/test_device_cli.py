@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from edgeprune.agent.trtexec import PROGRAMS
 from edgeprune.cli import main
 from edgeprune.devices.board import SWAP
 from edgeprune.devices.fake import BOARDS, FakeBoard, fake_device
+from edgeprune.devices.process import Ended
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.devices.ssh import Ssh
 from edgeprune.errors import DeviceError, ToolError
@@ -76,7 +78,7 @@ def test_probe_of_a_board_lists_modes_profiles_and_the_next_command(
 def test_a_probe_ends_with_4_where_no_runtime_of_the_boards_targets_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgeprune.devices.device_named", lambda host: device)
+    monkeypatch.setattr("edgeprune.devices.device_named", lambda host, note: device)
     device = reached(without=["trtexec", "dpkg-query"])
     code, out, _ = run(monkeypatch, capsys, "device", "probe", "user@orin:2222")
     assert code == 4
@@ -85,6 +87,25 @@ def test_a_probe_ends_with_4_where_no_runtime_of_the_boards_targets_works(
     assert "missing  runtime trtexec" in out and "missing  runtime onnxruntime" not in out
     device = reached(without=["dpkg-query"])  # TensorRT without its packages, as out of an archive
     assert run(monkeypatch, capsys, "device", "probe", "user@orin:2222")[0] == 0
+
+
+def test_a_probe_tells_what_it_could_not_tidy_up_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    call = board.call
+
+    def unwilling(argv: Sequence[str], **options: Any) -> Ended:
+        if "leave" not in argv:
+            return call(argv, **options)
+        options["on_output"](b'{"removed": false, "restored": "", "not_restored": ""}\n')
+        return Ended(0, "")
+
+    monkeypatch.setattr(board, "call", unwilling)
+    monkeypatch.setattr("edgeprune.devices.device_named", lambda host, note: RemoteDevice(board, note=note))
+    code, out, _ = run(monkeypatch, capsys, "device", "probe", "fake:orin-nano")
+    assert code == 0 and "could not be removed there: the reason is not known; next: " in out
 
 
 @pytest.mark.parametrize("has_any", [True, False])

@@ -1,6 +1,7 @@
 // Stand-in for TensorRT's header, as far as the C++ sample uses it. An engine is a file that a test writes: type (from
-// 100 on: 100 + the DLA core that it has to be loaded on), free (1: the batch is free), shapes of input and output as 32-bit numbers, then the input that it expects and the output
-// that it gives for it. Another input is an error, so is a call out of order.
+// 100 on: 100 + the DLA core that it has to be loaded on), free (1: the batch is free), shapes of input and output as
+// 32-bit numbers, then the input that it expects and the output that it gives for it. Another input is an error, so is a
+// call out of order.
 
 #pragma once
 
