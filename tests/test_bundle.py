@@ -97,6 +97,27 @@ def test_the_page_says_how_an_image_is_prepared_for_its_task(
     assert ("letterbox" in page) == (task != "classify")
 
 
+@pytest.mark.parametrize(
+    ("task", "extra"),
+    [("detect", ""), ("segment", "coefficients of its mask"), ("pose", "each keypoint"), ("obb", "angle in radians")],
+)
+@pytest.mark.parametrize(("head", "columns"), [("raw", "4 + classes"), ("end-to-end", "6"), ("nms", "6")])
+def test_the_page_says_what_the_graph_gives_for_its_task(task: str, extra: str, head: str, columns: str) -> None:
+    """Boxes that are turned have no corners in the output, whatever the head; what follows them is named."""
+    record = replace(build_record(), task=task)
+    export = record.stages.export
+    stages = replace(record.stages, export=replace(export, facts=replace(export.facts, head=head)))
+    page = readme(replace(record, stages=stages), Path("model.onnx"))
+    [told] = [line for line in page.splitlines() if "Head of the graph, " in line]
+    told = told.split("Head of the graph, ")[1]
+    assert told.startswith(f"{head}: ")
+    assert ("two corners in input pixels" in told) == (head != "raw" and task != "obb")
+    assert ("centre, width and height" in told) == (head == "raw" or task == "obb")
+    assert extra in told
+    assert (f" {columns} + extra" in told) == bool(extra) and (", then " in told) == bool(extra)
+    assert ("`output1`" in told) == (task == "segment")
+
+
 @pytest.mark.parametrize("imgsz", [(64, 64), (64, 96), (96, 64)], ids=str)
 def test_what_the_page_says_of_a_classifiers_image_is_what_it_is_trained_on(
     imgsz: tuple[int, int], tmp_path: Path

@@ -393,6 +393,14 @@ def shipped_precision(target: Target, quantize: QuantizeFacts | None) -> Precisi
     return target.precision if quantize is None or quantize.choice is None else quantize.choice.shipped
 
 
+def ships_trained_int8(target: Target, quantize: QuantizeFacts | None) -> bool:
+    """Whether what ships is the graph whose weights were trained in INT8: it went on, and no plainer number format took
+    its place."""
+    if quantize is None or quantize.trained is None or not quantize.trained.ships:
+        return False
+    return shipped_precision(target, quantize).startswith("int8")
+
+
 @dataclass(frozen=True)
 class UnprunedFormat:
     """The unpruned model in the number format of what ships, where that is another than the baseline's: what is held

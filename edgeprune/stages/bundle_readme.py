@@ -9,6 +9,7 @@ from edgeprune.deploy.bundled import DEEPSTREAM, TRITON
 from edgeprune.deploy.shipped import build_line
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord
+from edgeprune.records.facts import ships_trained_int8
 from edgeprune.records.sbom import SBOM
 from edgeprune.report.page import render_markdown
 from edgeprune.report.verdict import CONNECTED, accuracy_text, accuracy_warning, next_step, verdict_table
@@ -18,21 +19,17 @@ from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
 from edgeprune.target.schema import Precision
 
-HEADS = {
-    "raw": (
-        "raw: `output0` (batch, 4 + classes + extra, anchors) has every candidate, boxes as centre, width and height "
-        "in input pixels; NMS is left to whoever runs it (Ultralytics does it)"
-    ),
-    "end-to-end": (
-        "end-to-end: `output0` (batch, rows, 6 + extra) has rows of two corners in input pixels, score, class and "
-        "extra, best first; it needs no NMS"
-    ),
-    "nms": (
-        "nms: NMS is inside; `output0` (batch, rows, 6 + extra) has rows of box, score, class and extra, best first, "
-        "filled up with zeros"
-    ),
-}
 CLASSIFIER = "`output0` (batch, classes) has probabilities"
+EXTRA = {
+    "segment": "the coefficients of its mask",
+    "pose": "x, y and, where the model gives one, a score of each keypoint",
+    "obb": "its angle in radians",
+}
+"""What follows box, score and class in the rows of a task; nothing for the others."""
+MASKS = (
+    "; `output1` (batch, coefficients, height / 4, width / 4) has the prototypes: a mask is where their sum, each "
+    "times its coefficient, is above 0 inside the box"
+)
 FILES = {
     "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
     "model.pt": 'its checkpoint, {made}, for plain Ultralytics: `YOLO("model.pt")`',
@@ -124,7 +121,9 @@ def _made(record: BuildRecord) -> str:
     done = ["pruned"] if not stages.prune.facts.unpruned else []
     tuned = stages.finetune is not None and not stages.finetune.facts.training.kept_given
     done += ["fine-tuned"] if tuned else []
-    done += ["trained in INT8"] if stages.qat is not None else []
+    quantize = None if stages.quantize is None else stages.quantize.facts
+    in_int8 = stages.qat is not None and not stages.qat.facts.training.kept_given
+    done += ["trained in INT8"] if in_int8 and ships_trained_int8(record.target, quantize) else []
     return " and ".join(done) or "as it was given"
 
 
@@ -144,4 +143,20 @@ def _prepared(task: str, height: int, width: int) -> str:
 
 
 def _head(record: BuildRecord) -> str:
-    return CLASSIFIER if record.task == "classify" else HEADS[record.stages.export.facts.head]
+    """What the graph gives: shape and columns of its outputs, which differ by task and head."""
+    task, head = record.task, record.stages.export.facts.head
+    if task == "classify":
+        return CLASSIFIER
+    extra, more = (f", then {EXTRA[task]}", " + extra") if task in EXTRA else ("", "")
+    masks = MASKS if task == "segment" else ""
+    if head == "raw":
+        return (
+            f"raw: `output0` (batch, 4 + classes{more}, candidates) has of every candidate the box as centre, width "
+            f"and height in input pixels, a score for each class{extra}; NMS is left to whoever runs it (Ultralytics "
+            f"does it){masks}"
+        )
+    box = "centre, width and height" if task == "obb" else "two corners"
+    rows = f"`output0` (batch, rows, 6{more}) has rows of box ({box} in input pixels), score, class{extra}; best first"
+    if head == "nms":
+        return f"nms: NMS is inside; {rows}, filled up with rows whose score is 0{masks}"
+    return f"end-to-end: {rows}; it needs no NMS{masks}"

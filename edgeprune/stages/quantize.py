@@ -22,6 +22,7 @@ from edgeprune.records.facts import (
     SimplifyFacts,
     TrainedInt8,
     shipped_precision,
+    ships_trained_int8,
 )
 from edgeprune.samples.gates import info_gate
 from edgeprune.stages.acceptance import acceptance_gates
@@ -36,10 +37,9 @@ from edgeprune.workspace import Key, Record
 def shipped_model(build: Build) -> Path:
     """The checkpoint of what ships: the fine-tuned one, or that of trained INT8 where that is what ships."""
     facts, trained = build.finished(QuantizeFacts), build.finished(QatFacts)
-    if facts is None or trained is None or facts.facts.trained is None or not facts.facts.trained.ships:
+    if facts is None or trained is None or not ships_trained_int8(build.target, facts.facts):
         return record_to_ship(build).path("model")
-    plainer = not shipped_precision(build.target, facts.facts).startswith("int8")
-    return (record_to_ship(build) if plainer else trained).path("model")
+    return trained.path("model")
 
 
 def _inputs(build: Build) -> Mapping[str, Any]:
@@ -100,7 +100,10 @@ def _judge(build: Build, record: Record[QuantizeFacts]) -> Judgement:
         reason += "; weights of 7 bits (reduce_range)" if conversion.reduced_range else ""
         rows.append(info_gate("quantize", "calibration images", float(conversion.images), "images", reason))
     if (trained := record.facts.trained) is not None:
-        outcome = "the trained graph goes on" if trained.ships else "the calibrated graph goes on"
+        which = "trained" if trained.ships else "calibrated"
+        outcome = f"the {which} graph goes on"
+        if choice is not None and choice.shipped != choice.asked:  # the row below says why
+            outcome = f"the {which} graph was tried, and {choice.shipped} ships"
         reason = f"{trained.trained:.4f} trained, {trained.calibrated:.4f} calibrated: {outcome}"
         gain = trained.trained - trained.calibrated
         rows.append(info_gate("quantize", "trained against calibrated INT8", gain, "", reason))

@@ -11,8 +11,17 @@ from types import SimpleNamespace
 import pytest
 
 from edgeprune.cli.console import print_next_step, print_verdict
+from edgeprune.export.result import PrecisionInfo
 from edgeprune.records.build import BuildRecord, DeviceRow
-from edgeprune.records.facts import BaselineFacts, Change
+from edgeprune.records.facts import (
+    BaselineFacts,
+    Change,
+    FallbackFacts,
+    PrecisionChoice,
+    QatFacts,
+    QuantizeFacts,
+    TrainedInt8,
+)
 from edgeprune.records.gates import agreement_gate, drop_gate, macs_gate
 from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.notebook import build_html
@@ -21,7 +30,8 @@ from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
 from edgeprune.stages.bundle_readme import readme
 from edgeprune.target import Budget, load_target
-from tests.records.sample import PARITY, accuracy, build_record
+from edgeprune.target.schema import Precision
+from tests.records.sample import PARITY, accuracy, build_record, row
 
 ROOT = Path(__file__).parents[2]
 AGAIN = "edgeprune build --weights 'a b.pt'"  # the command of the record
@@ -348,3 +358,33 @@ def test_the_checkpoint_of_a_bundle_is_called_what_it_is() -> None:
     unpruned = replace(stages.prune, facts=replace(stages.prune.facts, unpruned=True))
     given = replace(record, stages=replace(stages, prune=unpruned, finetune=None))
     assert "its checkpoint, as it was given, for plain" in readme(given, Path("model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("ships", "shipped", "best_epoch", "told"),
+    [
+        (True, "int8", 3, "pruned and fine-tuned and trained in INT8"),
+        (False, "int8", 3, "pruned and fine-tuned"),  # the calibrated graph went on
+        (True, "fp16", 3, "pruned and fine-tuned"),  # which was as fast
+        (True, "int8", 0, "pruned and fine-tuned"),  # no epoch was better than the ranges alone
+    ],
+)
+def test_a_checkpoint_is_trained_in_int8_only_where_that_one_ships(
+    ships: bool, shipped: Precision, best_epoch: int, told: str
+) -> None:
+    record = build_record("PASS")
+    target = record.target.model_copy(update={"precision": "int8"})
+    record = replace(record, bundle={**record.bundle, "model.pt": "0" * 64}, target=target)
+    stages, tuned = record.stages, record.stages.finetune
+    assert tuned is not None
+    training = replace(tuned.facts.training, best_epoch=best_epoch)
+    choice = PrecisionChoice("int8", "fp16", 1.0, 0.5, 0.5, shipped, "it is as fast")
+    facts = QuantizeFacts(
+        PrecisionInfo("int8", "tensorrt", 9, (), 64, "entropy", 2, 1),
+        FallbackFacts(0.5, "mAP50-95", 0.4, None, "it reaches the floor"),
+        1,
+        choice,
+        TrainedInt8(0.5, 0.5, ships),
+    )
+    stages = replace(stages, qat=row(QatFacts(training, "", 1, 1)), quantize=row(facts))
+    assert f"its checkpoint, {told}, for plain" in readme(replace(record, stages=stages), Path("model.onnx"))

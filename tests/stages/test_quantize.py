@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgeprune.export.precision import precision_of
 from edgeprune.export.quantize import quantize_onnx
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.measure.accuracy import accuracy
-from edgeprune.records.facts import FinetuneFacts, QatFacts, QuantizeFacts
+from edgeprune.records.facts import FinetuneFacts, PrecisionChoice, QatFacts, QuantizeFacts
 from edgeprune.settings import FEWEST_IMAGES
 from edgeprune.stages import mixed_precision, quantize
 from edgeprune.stages.base import Build, Output
@@ -185,6 +186,9 @@ def test_of_trained_and_calibrated_int8_the_more_accurate_ships(build_at, record
     assert f"the {better} graph goes on" in rows(build, output)["trained against calibrated INT8"].reason
     build.records["quantize"] = Record(Key("quantize", {}), tmp_path, {}, output.facts, 0.0, "")
     assert quantize.shipped_model(build) == (model if trained.ships else tmp_path / "tuned.pt")
+    choice = PrecisionChoice("int8", "fp32", 1.0, 0.5, None, "fp32", "it is as fast")  # another format in its place
+    plainer = rows(build, replace(output, facts=replace(output.facts, choice=choice)))
+    assert plainer["trained against calibrated INT8"].reason.endswith(f"the {better} graph was tried, and fp32 ships")
 
 
 def test_too_few_images_to_calibrate_on_are_refused_before_anything_is_written(shared, bccd, tmp_path):
