@@ -23,7 +23,6 @@ from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import ON_DEVICE, open_site
 from edgeprune.samples.gates import Gate, Verdict
 from edgeprune.scratch import scratch
-from edgeprune.search.inputs import frontier_command
 from edgeprune.settings import Overrides, check_seed
 from edgeprune.stages import (
     baseline,
@@ -38,7 +37,7 @@ from edgeprune.stages import (
     sparsify,
 )
 from edgeprune.stages.base import Build, BuildReporter, Judgement, Stage, Weights, build_reporter_of
-from edgeprune.stages.inputs import Inputs, build_command, read_inputs
+from edgeprune.stages.inputs import Inputs, build_command, levers_command, read_inputs
 from edgeprune.stages.results import StagesResult, write_results
 from edgeprune.target import PROFILE, Target, is_shipped, load_target, name_to_type, profile_yaml
 from edgeprune.workspace import (
@@ -150,8 +149,8 @@ def build(
             reporter.note(before)
         state = Build(site, source, inputs.dataset, trust, workspace, reporter, command, size=inputs.size)
         state.levers = levers
-        stated = {key: overrides.get(key) for key in ("imgsz", "device")}
-        state.other_levers = frontier_command(name, weights, data, target.budget, stated, trust)
+        stated = {**overrides, "seed": seed or None}
+        state.other_levers = levers_command(given, name, weights, data, target.budget, stated, trust)
         finished = run_stages(state, argv)
         inputs.dataset.require_unchanged()  # of the judging too
         with _full_disk_told(root):
@@ -192,8 +191,9 @@ def _levers(
 
     with scratch(), open_site(target, seed=seed, reporter=reporter) as site:
         if not site.usable or site.runtime.simulated:
-            reporter.note("levers auto: nothing can be measured here; the number format stays as it is named")
-            return target.changed({"levers": "named"}), ""
+            why = "levers auto: nothing can be measured here; the number format stays as it is named"
+            reporter.note(why)
+            return target.changed({"levers": "named"}), why
         source = checkpoint.load(inputs.weights.path, trust=trust)
         with open_workspace(root):  # two builds that screen at once would disturb each other's measurements
             chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)

@@ -152,8 +152,9 @@ def search(
     require_prunable(inputs.target, source)
     with _open_usable_site(inputs, seed, reporter_of(progress)) as (site, folder):
         if other_levers is None:
-            stated = {"imgsz": imgsz, "device": device}
-            other_levers = frontier_command(named, weights, data, target.budget, stated, trust)
+            stated = {"imgsz": imgsz, "device": device, "seed": seed or None}
+            refused = target.sparsify is not None  # by the frontier, which trains nothing before it prunes
+            other_levers = "" if refused else frontier_command(named, weights, data, target.budget, stated, trust)
         budget_search = BudgetSearch(site, source, folder, dataset, other_levers=other_levers)
         kept_compiled = None if compiled is None else Path(compiled)
         baseline = budget_search.bench.compile_source(folder / "baseline", kept_compiled).required_engine

@@ -99,7 +99,8 @@ class Build:
         judged: what the gates behind each finished stage said, by name.
         size: where the target's size of the input comes from; None where nobody asked.
         levers: why the number format is what it is; empty where the profile names it.
-        other_levers: the command that tells what other levers than pruning bring for the same budget.
+        other_levers: the command that tells what other levers than pruning bring for the same budget, of the trained
+            checkpoint that the build starts from; an empty one where no command would.
     """
 
     site: Site
@@ -113,7 +114,7 @@ class Build:
     judged: dict[str, Judgement] = field(default_factory=dict)
     size: InputSize | None = None
     levers: str = ""
-    other_levers: str = "edgeprune frontier --help"
+    other_levers: Callable[[Path], str] = lambda source: ""
 
     @property
     def target(self) -> Target:

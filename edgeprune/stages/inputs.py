@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from edgeprune.model_file import missing_model
 from edgeprune.options import command_line
 from edgeprune.reading import exists, is_file
 from edgeprune.search.inputs import (
+    frontier_command,
     read_dataset,
     refuse_lacking_head,
     require_prunable,
@@ -23,7 +24,9 @@ from edgeprune.search.inputs import (
 )
 from edgeprune.stages.base import Weights
 from edgeprune.stages.buildable import require_buildable, trainings_of
-from edgeprune.target import Target
+from edgeprune.target import Budget, Target
+
+MODEL_DESCRIPTIONS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
 def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Checkpoint | None]:
     """The weights, the model's stride, and the checkpoint; None for a model description."""
     suffix = Path(weights).suffix.lower()
-    if suffix in (".yaml", ".yml"):
+    if suffix in MODEL_DESCRIPTIONS:
         from edgeprune.training.model_yaml import read_model_yaml
 
         model = read_model_yaml(weights)
@@ -133,3 +136,33 @@ def build_command(
     """The command line of a build, one item an argument; an option that is None is left out."""
     given = {"target": target, "weights": weights, "data": data, **options}
     return command_line("build", (), given, trust)
+
+
+def levers_command(
+    profile: Target,
+    target: str,
+    weights: str | Path,
+    data: str | Path,
+    budget: Budget,
+    options: Mapping[str, object],
+    trust: bool,
+) -> Callable[[Path], str]:
+    """What gives, for the trained checkpoint that a build starts from, the command that puts other levers beside
+    pruning as the build was asked; an empty one where the frontier refuses the profile.
+
+    Args:
+        profile: as it was read.
+        target: its name or path.
+        weights: as they were given; a model description was trained first, and is no checkpoint.
+        data: as it was given.
+        budget: of latency.
+        options: that were given, by name; those that are None were not.
+        trust: the checkpoint holds foreign classes.
+    """
+    if profile.sparsify is not None:  # which runs in a build alone
+        return lambda source: ""
+    said = {key: options.get(key) for key in ("imgsz", "epochs", "device", "seed")}
+    if profile.finetune.time_h is not None:  # which decides there, and is refused beside epochs
+        said["epochs"] = None
+    described = Path(weights).suffix.lower() in MODEL_DESCRIPTIONS
+    return lambda source: frontier_command(target, source if described else weights, data, budget, said, trust)

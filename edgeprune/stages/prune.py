@@ -18,6 +18,7 @@ from edgeprune.records.gates import macs_gate
 from edgeprune.report.diagnosis import warning_text
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, info_gate, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
+from edgeprune.stages.baseline import source_checkpoint
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
@@ -52,7 +53,12 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
 
     source = checkpoint.load(record_to_prune(build).path("model"))
     search = BudgetSearch(
-        build.site, source, folder, build.dataset, importance_to_prune(build), other_levers=build.other_levers
+        build.site,
+        source,
+        folder,
+        build.dataset,
+        importance_to_prune(build),
+        other_levers=build.other_levers(source_checkpoint(build)),
     )
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()

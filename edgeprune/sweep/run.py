@@ -124,7 +124,8 @@ def sweep(
     todo = [
         alike(name=name, weights=content, target=target, pruned=False, epochs=0) for name, content in weights_of.items()
     ]
-    swept, stated = next(iter(sources)), {"imgsz": imgsz, "device": device}
+    swept = next(iter(sources))
+    stated = {"imgsz": imgsz, "device": device, "epochs": epochs, "seed": seed or None}
     for kind, value in budgets:
         name = f"{swept}-{kind.replace('_', '-')}-{exact(value)}"
         budgeted = target.with_budget(kind, value)

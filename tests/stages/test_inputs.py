@@ -16,8 +16,9 @@ from edgeprune.search import inputs as search_inputs
 from edgeprune.search.run import profile as profile_layers
 from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.buildable import require_buildable
-from edgeprune.stages.inputs import read_inputs
+from edgeprune.stages.inputs import levers_command, read_inputs
 from edgeprune.sweep.point import Pruned
+from edgeprune.sweep.run import require_trainable
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import load_target, shipped_targets
 from tests.training.narrow import narrow_checkpoint
@@ -174,3 +175,33 @@ def test_the_commands_refuse_them(tmp_path: Path) -> None:
     search = "search", str(weights), "--target", str(profile), "--data", "d.yaml", "-o", str(tmp_path / "o.pt")
     refused = CliRunner().invoke(app, [*search, "--speed-up", "1.5"]).exception
     assert isinstance(refused, TargetError) and "ranks channels by l1, which needs none; leave it out" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("said", "weights", "options", "command"),
+    [
+        ("", "m.pt", {}, "m.pt --target mine.yaml --data d.yaml --speed-up 3"),
+        (
+            "",
+            "m.pt",
+            {"imgsz": 320, "epochs": 5, "seed": 7, "out": "runs/x", "max_map_drop": 0.1},
+            "m.pt --target mine.yaml --data d.yaml --speed-up 3 --imgsz 320 --epochs 5 --seed 7",
+        ),
+        ("", "yolo11n.yaml", {}, "run/pretrain/best.pt --target mine.yaml --data d.yaml --speed-up 3"),
+        ("finetune: {time_h: 2}", "m.pt", {"epochs": 5}, "m.pt --target mine.yaml --data d.yaml --speed-up 3"),
+        ("sparsify: {epochs: 3}", "m.pt", {}, ""),  # the frontier refuses it
+    ],
+)
+def test_the_command_for_other_levers_is_one_that_runs(
+    said: str, weights: str, options: dict[str, Any], command: str, tmp_path: Path
+) -> None:
+    """Of a checkpoint, with what was given that decides what the rows cost, and none where the frontier refuses."""
+    (tmp_path / "mine.yaml").write_text(f"extends: cpu\ndescription: Mine\nbudget: {{speed_up: 3}}\n{said}\n")
+    target = load_target(tmp_path / "mine.yaml")
+    tell = levers_command(target, "mine.yaml", weights, "d.yaml", target.budget, options, trust=False)
+    assert tell(Path("run/pretrain/best.pt")) == (f"edgeprune frontier {command}" if command else "")
+    if command:
+        require_trainable(target, options.get("epochs") if "--epochs" in command else None)
+    else:
+        with pytest.raises(TargetError, match="sparsify"):
+            require_trainable(target, None)

@@ -1141,7 +1141,10 @@ def test_a_budget_out_of_reach_names_a_command_of_what_was_given_and_a_frontier_
     if command is sweep:
         asked["budgets"] = [("speed_up", 1.5), ("latency_ms", 0.25)]
         line = f"edgeprune frontier {weights} --target {tmp_path}/mine.yaml --data {data}"
-        expected = [f"{line} {budget} --imgsz 96 --device local" for budget in ("--speed-up 1.5", "--latency-ms 0.25")]
+        expected = [
+            f"{line} {budget} --imgsz 96 --device local --epochs 0"
+            for budget in ("--speed-up 1.5", "--latency-ms 0.25")
+        ]
     else:
         asked |= {"kind": "speed_up", "budgets": [1.5], "screener": _screened}
         expected = []
