@@ -21,7 +21,7 @@ from edgeprune.agent.power import plain_mode
 from edgeprune.artifact import sha256_of, write_atomically, write_files
 from edgeprune.carry.device import NAME, ReplayingDevice
 from edgeprune.carry.graph import carried_graph
-from edgeprune.carry.out import FOLDER, packed_contents, read_inputs
+from edgeprune.carry.out import FOLDER, carried_from, packed_contents, read_inputs
 from edgeprune.carry.request import MAX_RESULTS_BYTES, SCHEMA_VERSION, Request, Results
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
@@ -54,8 +54,9 @@ PIECE_BYTES = 1 << 20
 MEASURED_AGAIN = "measure again on the board: sh edgeprune-device/run-on-device.sh"
 NEEDLESS = (
     "the unpruned model alone is within the budget too, so nothing had to be pruned: give the same command with "
-    "--macs-speed-up 1 in place of the budget to ship it as it is"
+    "--macs-speed-up 1 in place of the budget{profile} to ship it as it is"
 )
+NAMED = ", and levers: named in the profile,"  # auto is refused beside such a budget
 
 
 def import_results(
@@ -81,6 +82,7 @@ def import_results(
     with tempfile.TemporaryDirectory(prefix="edgeprune-import-") as scratch, contextlib.ExitStack() as lock:
         folder = _unpack(results, Path(scratch))
         answered = _read_results(folder, results)
+        given = run
         if run is not None:  # before it is looked for: a bundle whose replacement was stopped is put back
             run = run.resolve()  # `.` has no folder above it by name
             lock.enter_context(held_build(run))
@@ -96,6 +98,7 @@ def import_results(
         engines.mkdir()
         visit = _replay(answered, request, record.target, packed, folder, engines, note)
         record = _update(record, _judge(visit, record, packed / "model.onnx"), visit, answered)
+        record = carried_from(record, bundle.parent if given is None else given)
         model = ShippedModel.read(packed / "model.onnx", engine=visit.engine)
         files: dict[str, bytes | Path] = {BUNDLED: visit.engine, f"{BUNDLED}.json": facts_path(visit.engine)}
         signed = is_file(bundle / SIGNATURE)
@@ -285,8 +288,11 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         engine = unpruned_gate("engine", budget.value if budget.kind == "speed_up" else 1.0)
     words = unpruned_words(target, before, "")
     if words and not record.stages.prune.facts.unpruned:  # nobody could know before the board had measured it
-        prune = replace(prune, reason=f"{prune.reason}; {NEEDLESS}")
+        needless = NEEDLESS.format(profile="" if record.levers is None else NAMED)
+        prune = replace(prune, reason=f"{prune.reason}; {needless}")
     alone = value_of(before.values, budget.judged_statistic)
+    left = record.stages.engine.facts.accuracy.accuracy.images > agreement.images  # in the split that they are of
+    more = f"over SSH (--device) up to {MOST_IMAGES} images are compared" if left else ""
     gates = [
         info_gate("baseline", f"latency {budget.judged_statistic}", alone, "ms", words or "unpruned, measured"),
         *([] if budget.kind == "macs_speed_up" else [prune]),
@@ -294,7 +300,7 @@ def _judge(visit: Visit, record: BuildRecord, onnx: Path) -> list[Gate]:
         *energy_gates("engine", visit.energy),
         *precision_gates("engine", visit.precision, record.precision, target.device.dla_core),
         drop_gate(record.shipped_target, record.stages.baseline.facts, record.stages.engine.facts),
-        agreement_gate("engine", agreement, f"over SSH (--device) up to {MOST_IMAGES} images are compared"),
+        agreement_gate("engine", agreement, more),
     ]
     return [simulated_gate(gate) for gate in gates] if after.simulated else gates
 

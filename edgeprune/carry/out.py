@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from edgeprune.carry.request import MAX_RESULTS_BYTES, SCHEMA_VERSION, Command, 
 from edgeprune.devices.archive import archive
 from edgeprune.devices.board import board_modules, outside
 from edgeprune.input_size import both_sides
+from edgeprune.records.build import BuildRecord
+from edgeprune.records.show import bundle_of
 from edgeprune.runtimes.onnx_facts import OnnxFacts
 from edgeprune.runtimes.trtexec_ import input_bytes
 from edgeprune.runtimes.trtexec_argv import (
@@ -43,6 +46,7 @@ from edgeprune.stages.engine import final_onnx
 from edgeprune.stages.unpruned import unpruned_onnx
 from edgeprune.target import Target
 from edgeprune.target.releases import DLA_WORDS, KNOWN_VERSIONS, has_level, parts_in, profile_has_dla
+from edgeprune.workspace import BUNDLE
 
 FOLDER = "device"
 CONTAINERS = ("docker", "podman", "nerdctl", "jetson-containers")  # programs that start one
@@ -230,12 +234,37 @@ def _record(
     return tuple(device.commands)
 
 
-def carry_command(root: Path) -> str:
-    """What to type to carry the folder there and the results back."""
-    run = shlex.quote(str(root))
+def carry_command(root: Path, bundle: Path | None = None) -> str:
+    """What to type to carry the folder there and the results back.
+
+    Args:
+        root: run directory, or a bundle that was copied out of one.
+        bundle: that has the folder; the run directory's when None.
+    """
+    run, packed = shlex.quote(str(root)), (root / BUNDLE if bundle is None else bundle) / FOLDER
     return (
         f"ssh USER@BOARD {shlex.quote(MAKE_WAY)} && "
-        f"scp -r {shlex.quote(str(root / 'bundle' / FOLDER))} USER@BOARD:edgeprune-device && "
+        f"scp -r {shlex.quote(str(packed))} USER@BOARD:edgeprune-device && "
         "ssh USER@BOARD sh edgeprune-device/run-on-device.sh && scp USER@BOARD:edgeprune-device/results.tar . && "
         f"edgeprune import-results results.tar --run {run}"
     )
+
+
+def carried_from(record: BuildRecord, directory: Path) -> BuildRecord:
+    """The record with the command that carries its folder to the board made for where the build lies now, which may
+    have been moved or copied since; as it is where nothing is carried.
+
+    Args:
+        record: of the build.
+        directory: its run directory, or its bundle, as it is to be typed.
+
+    Raises:
+        DataError: it holds no bundle.
+    """
+    if not waits_for_board(record.target) or not (record.next_command or record.carried_by):
+        return record
+    now, before = carry_command(directory, bundle_of(directory)), record.next_command
+    if before is None:  # it came back already
+        return replace(record, carried_by=now)
+    gates = tuple(replace(gate, reason=gate.reason.replace(before, now)) for gate in record.gates)
+    return replace(record, gates=gates, next_command=now)

@@ -229,11 +229,16 @@ def show(
         say(stage_history(directory, why))
         return
     verified = verify_build(directory)
-    print_verdict(verified.record)
-    print_next_step(verified.record)
+    record = verified.record
+    if record.next_command or record.carried_by:
+        from edgeprune.carry.out import carried_from
+
+        record = carried_from(record, directory)
+    print_verdict(record)
+    print_next_step(record)
     tell_unfinished(directory)
     verified.require_as_built(whole=False)
-    raise typer.Exit(verified.record.verdict.exit_code)
+    raise typer.Exit(record.verdict.exit_code)
 
 
 @app.command()

@@ -23,12 +23,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from edgeprune.artifact import Artifact, sha256_of
 from edgeprune.carry import back
 from edgeprune.carry.back import import_results
 from edgeprune.carry.kept import kept_answers
 from edgeprune.carry.out import _images_that_fit, carried_files, waits_for_board, why_not_carried
+from edgeprune.cli import app
 from edgeprune.devices.fake import FakeBoard, fake_device
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, StageError, TargetError
@@ -40,11 +42,12 @@ from edgeprune.records.verify import verify_build
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.site import open_site
+from edgeprune.samples.agreement import Counts
 from edgeprune.samples.gates import RULES, Verdict, info_gate, inform_by_later, overall_verdict, pending_gate
 from edgeprune.stages.base import Build, SilentBuild, Weights
 from edgeprune.target import Budget, load_target
 from edgeprune.workspace import STATE, BuildState, Key, Record, Workspace, open_workspace
-from tests.records.sample import accuracy, build_record
+from tests.records.sample import PARITY, accuracy, build_record
 
 PROFILE = """
 extends: jetson-orin-nano
@@ -342,7 +345,8 @@ def test_a_real_boards_results_can_pass_or_fail(
     record, _ = import_results(folder, here)
     verdicts = {(gate.stage, gate.metric): gate.verdict for gate in record.gates}
     assert verdicts["engine", "latency p50"] is Verdict.PASS
-    assert any("nothing had to be pruned" in gate.reason for gate in record.gates if gate.stage == "prune")
+    [pruned] = [gate.reason for gate in record.gates if gate.stage == "prune" and "nothing had to" in gate.reason]
+    assert "with --macs-speed-up 1 in place of the budget to ship it" in pruned
     assert verdicts["engine", "fp32 in the engine"] is Verdict.PASS
     assert verify_build(here).edited == ()
     target = record.target
@@ -352,6 +356,54 @@ def test_a_real_boards_results_can_pass_or_fail(
     record, _ = import_results(folder, here)
     assert record.verdict is Verdict.FAIL
     assert not any("nothing had to be pruned" in gate.reason for gate in record.gates)
+
+
+def test_what_had_not_to_be_pruned_is_asked_for_by_a_profile_that_names_its_levers(
+    run: Path, results: Path, tmp_path: Path
+) -> None:
+    """levers: auto, of which the board's build took nothing, is refused beside a ratio of MACs."""
+    here, folder = copied(run, tmp_path), unpacked(results, tmp_path)
+    change(folder, simulated=False)
+    record = replace(read_build(here), levers="levers auto: nothing can be measured here")
+    write_build(here / "bundle" / "build.json", record)
+    record, _ = import_results(folder, here)
+    assert any("1 in place of the budget, and levers: named in the profile, to ship" in g.reason for g in record.gates)
+
+
+@pytest.mark.parametrize(("images", "advice"), [(3, "accuracy.split"), (200, "up to 128 images are compared")])
+def test_more_images_are_advised_from_where_there_are_more(
+    images: int, advice: str, run: Path, results: Path, tmp_path: Path
+) -> None:
+    from edgeprune.export.parity import compare_arrays
+
+    here, folder = copied(run, tmp_path), unpacked(results, tmp_path)
+    change(folder, simulated=False)
+    record = read_build(here)
+    engine = record.stages.engine
+    figures = replace(engine.facts.accuracy, accuracy=replace(engine.facts.accuracy.accuracy, images=images))
+    stages = replace(record.stages, engine=replace(engine, facts=replace(engine.facts, accuracy=figures)))
+    with pytest.MonkeyPatch.context() as patch:  # of an untrained model the graph finds nothing to agree about
+        parity = replace(PARITY, images=3, detections_agreement=0.9, by_image=(Counts(10, 10, 9),) * 3)
+        patch.setattr(sys.modules[compare_arrays.__module__], "compare_arrays", lambda *_, **__: parity)
+        write_build(here / "bundle" / "build.json", replace(record, stages=stages))
+        record, _ = import_results(folder, here)
+    [agreement] = [gate for gate in record.gates if gate.metric == "agreement with the ONNX"]
+    assert agreement.verdict is Verdict.INCONCLUSIVE and advice in agreement.reason
+
+
+def test_a_moved_build_is_carried_from_where_it_lies(run: Path, results: Path, tmp_path: Path) -> None:
+    """Shown as a run directory and as a bundle alone; what came back may have to be carried again."""
+    here = tmp_path / "moved run"
+    here.mkdir()
+    copied(run, here)
+    for place, packed in ((here, here / "bundle"), (here / "bundle", here / "bundle")):
+        told = CliRunner().invoke(app, ["show", str(place)])
+        shown = " ".join(told.stdout.split())
+        assert told.exit_code == 5
+        assert f"scp -r '{packed}/device' USER@BOARD:edgeprune-device" in shown and "scp and so on" not in shown
+        assert shown.endswith(f"edgeprune import-results results.tar --run '{place}'")
+    record, _ = import_results(results, here)
+    assert record.carried_by is not None and f"--run '{here}'" in record.carried_by
 
 
 def figure_edited(found: dict[str, Any]) -> None:
@@ -849,7 +901,8 @@ def test_the_scenes_of_the_page_outlive_what_comes_back(run: Path, results: Path
     for _ in range(2):
         record, _ = import_results(results, here)
         page = (here / "report.html").read_text()
-        assert page == build_page(record, [scene()]) and record.carried_by == "scp and so on"
+        assert page == build_page(record, [scene()])
+        assert (record.carried_by or "").endswith(f"results.tar --run {here}")
 
 
 def upgraded(asked: dict[str, Any]) -> None:
