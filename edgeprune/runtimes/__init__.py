@@ -49,7 +49,8 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
                 "set the target's runtime to trtexec or onnxruntime-cuda, or run edgeprune there"
             )
         if name.startswith("onnxruntime"):
-            return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device)
+            frames = target is not None and target.budget.scope == "end_to_end"
+            return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device, frames=frames)
         if name != "trtexec":
             raise TargetError(
                 f"runtime {name} runs in this process and cannot be driven on {device.name}; "

@@ -80,6 +80,7 @@ PROVIDERS = {
 }
 COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile when they load: the engine is the graph
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+JETSON_INDEX = "https://pypi.jetson-ai-lab.io"  # NVIDIA's: PyPI has no onnxruntime-gpu for a Jetson
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
 
 
@@ -111,13 +112,13 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-                _replaced_by(keep),
+                self._replaced_by(keep),
             )
         if not wheels and importlib.util.find_spec("onnxruntime") is None:
             return Availability(
                 False,
                 "onnxruntime is not installed",
-                pip("install", _declared("onnxruntime" if cpu_only else "onnxruntime-gpu")),
+                self._installed_by("onnxruntime" if cpu_only else "onnxruntime-gpu"),
             )
         try:
             import onnxruntime as ort
@@ -125,7 +126,7 @@ class OnnxRuntime(Runtime):
             return Availability(
                 False,
                 f"onnxruntime does not import ({error})",
-                pip("install", "--force-reinstall", _declared(wheels[0] if wheels else "onnxruntime")),
+                self._installed_by(wheels[0] if wheels else "onnxruntime", "--force-reinstall"),
             )
 
         if self.provider == PROVIDERS["tensorrt-rtx"]:
@@ -133,11 +134,25 @@ class OnnxRuntime(Runtime):
         here = ort.get_available_providers()
         if self.provider not in here:
             return Availability(
-                False, f"onnxruntime {ort.__version__} has no {self.provider}", _replaced_by("onnxruntime-gpu")
+                False, f"onnxruntime {ort.__version__} has no {self.provider}", self._replaced_by("onnxruntime-gpu")
             )
         if not cpu_only and not self._machine.facts().has_gpu:
             return NO_GPU
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
+
+    def _installed_by(self, package: str, *options: str) -> str:
+        """The command that installs one of the packages here; in words where this is a board whose index is not
+        known."""
+        facts = self._machine.facts()
+        if package == "onnxruntime" or not facts.l4t:
+            return pip("install", *options, _declared(package))
+        if index := jetson_index(facts):
+            return pip("install", *options, package, "--index-url", index)
+        return f"PyPI has no {package} for a Jetson: install that of its JetPack from {JETSON_INDEX}"
+
+    def _replaced_by(self, package: str) -> str:
+        """The command that leaves this one of the packages that overwrite each other's files."""
+        return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {self._installed_by(package)}"
 
     def identity(self) -> dict[str, str]:
         """CPU with its instruction sets (optimised graphs depend on them), or all that a board is, with its power mode;
@@ -455,9 +470,9 @@ def _is_whole(model: Path) -> bool:
         return False  # whoever loads it says so
 
 
-def _replaced_by(package: str) -> str:
-    """The command that leaves this one of the packages that overwrite each other's files."""
-    return f"{pip('uninstall', '-y', 'onnxruntime', 'onnxruntime-gpu')} && {pip('install', _declared(package))}"
+def jetson_index(facts: DeviceFacts) -> str:
+    """The index that has onnxruntime-gpu for a Jetson's JetPack; empty where only the page of all of them is known."""
+    return f"{JETSON_INDEX}/jp6/cu126" if facts.jetpack.startswith(("6.1", "6.2")) else ""
 
 
 def _declared(package: str) -> str:

@@ -37,7 +37,7 @@ from edgeprune.runtimes.jobs import (
     OrtDescription,
     OrtJob,
 )
-from edgeprune.runtimes.onnxruntime_ import PROVIDERS, OnnxRuntime
+from edgeprune.runtimes.onnxruntime_ import JETSON_INDEX, PROVIDERS, OnnxRuntime, jetson_index
 from edgeprune.runtimes.worker import Answer, OnProgress, answer_in, job_text, last_line, line_of
 from edgeprune.samples.conditions import DeviceState
 
@@ -57,11 +57,13 @@ class RemoteOnnxRuntime(OnnxRuntime):
     Args:
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
         device: where.
+        frames: whether whole frames will be timed, which takes OpenCV too.
     """
 
-    def __init__(self, provider: str, device: RemoteDevice) -> None:
+    def __init__(self, provider: str, device: RemoteDevice, *, frames: bool = False) -> None:
         super().__init__(provider)
         self.device = device
+        self._frames = frames
         self.simulated = device.simulated
         self._ort: OrtDescription | None = None
         self._python = ""
@@ -69,21 +71,33 @@ class RemoteOnnxRuntime(OnnxRuntime):
     def availability(self) -> Availability:
         """Whether a Python there has NumPy and ONNX Runtime with the provider. Raises ``DeviceError`` when nobody
         answers."""
-        package = "onnxruntime" if self.provider == PROVIDERS["cpu"] else "onnxruntime-gpu"
-        install = self.device.typed(f"python3 -m venv .venv && .venv/bin/pip install numpy {package}")
-        remedy = f"{install}; or name a Python that has them (device.python in the profile)"
         if self._ort is None:
             failed = self._probe()
             if self._ort is None:
-                return Availability(
-                    False, f"no Python on {self.device.name} has NumPy and onnxruntime ({failed})", remedy
-                )
+                missing = f"no Python on {self.device.name} has NumPy and onnxruntime ({failed})"
+                return Availability(False, missing, self._remedy())
         version = self._ort.onnxruntime
         if self.provider not in self._ort.providers:
-            return Availability(False, f"onnxruntime {version} on {self.device.name} has no {self.provider}", remedy)
+            seen = f"onnxruntime {version} on {self.device.name} has no {self.provider}"
+            return Availability(False, seen, self._remedy())
         if self.provider != PROVIDERS["cpu"] and not self.device.facts().has_gpu:
             return replace(NO_GPU, remedy=self.device.typed(NO_GPU.remedy))
         return Availability(True, f"onnxruntime {version}, {self.provider}, on {self.device.name}")
+
+    def _remedy(self) -> str:
+        """How a Python there comes by what is missing."""
+        facts, named = self.device.facts(), "name a Python that has them (device.python in the profile)"
+        wanted = "numpy opencv-python" if self._frames else "numpy"
+        make = f"python3 -m venv .venv && .venv/bin/pip install {wanted}"
+        if self.provider == PROVIDERS["cpu"] or not facts.l4t:
+            package = "onnxruntime" if self.provider == PROVIDERS["cpu"] else "onnxruntime-gpu"
+            return f"{self.device.typed(f'{make} {package}')}; or {named}"
+        other = "" if self._frames else "; or set the target's runtime to trtexec, which is part of JetPack"
+        if index := jetson_index(facts):  # NVIDIA's: PyPI has no onnxruntime-gpu for a Jetson
+            install = self.device.typed(f"{make} && .venv/bin/pip install onnxruntime-gpu --index-url {index}")
+            return f"{install}; or {named}{other}"
+        wheels = f"PyPI has no onnxruntime-gpu for a Jetson: install that of its JetPack from {JETSON_INDEX}"
+        return f"{wheels}, with {wanted.replace(' ', ' and ')}, and {named}{other}"
 
     def identity(self) -> dict[str, str]:
         """The device's own, with runtime and provider."""

@@ -305,6 +305,35 @@ def test_a_jetson_is_no_card_for_tensorrt_rtx_and_a_card_without_a_name_may_be_o
     assert runtime("onnxruntime-tensorrt-rtx", Machine(gpu_nodes=("nvidia0",))).availability().ok
 
 
+@pytest.mark.parametrize(
+    ("jetpack", "words"),
+    [
+        ("6.2.1", "pip install onnxruntime-gpu --index-url https://pypi.jetson-ai-lab.io/jp6/cu126"),
+        (
+            "7.1",
+            "PyPI has no onnxruntime-gpu for a Jetson: install that of its JetPack from https://pypi.jetson-ai-lab",
+        ),
+    ],
+)
+def test_a_jetson_is_told_where_its_wheels_are(jetpack: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPI has none for it: on the board itself, and from afar, where frames are timed too."""
+    import onnxruntime as ort
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    board = Machine(l4t="36.4.4", jetpack=jetpack)
+    found = runtime("onnxruntime-cuda", board).availability()
+    assert not found.ok and words in found.remedy
+    named = {"name": "board", "typed": lambda command: f"ssh board '{command}'"}
+    there: Any = SimpleNamespace(facts=board.facts, simulated=False, **named)
+    monkeypatch.setattr(RemoteOnnxRuntime, "_probe", lambda self: "none was found")
+    for frames in (False, True):
+        remedy = RemoteOnnxRuntime("cuda", there, frames=frames).availability().remedy
+        assert words in remedy and "device.python" in remedy
+        assert ("opencv-python" in remedy, "runtime to trtexec" in remedy) == (frames, not frames)
+    remedy = RemoteOnnxRuntime("cpu", there).availability().remedy
+    assert "numpy onnxruntime'" in remedy and "jetson" not in remedy
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # ONNX Runtime's own, of its fallback
 def test_a_graph_is_optimized_by_the_provider_that_was_asked_and_by_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
