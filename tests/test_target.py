@@ -26,7 +26,7 @@ from edgeprune.target import (
     target_schema,
     targets_dir,
 )
-from edgeprune.target.schema import free_mappings
+from edgeprune.target.schema import defaulted_sections, free_mappings
 from tests.runtimes.models import convolutions
 
 
@@ -144,7 +144,12 @@ def test_a_wrong_profile_is_refused_with_file_and_key(tmp_path: Path, text: str,
         ("extends: desktop-cuda\ndevice: {trtexec: /opt/trtexec}", "device: trtexec needs the runtime trtexec"),
         ("extends: desktop-tensorrt\ndevice: {trtexec: ~/bin/trtexec}", "~/bin/trtexec: .* an absolute path"),
         ("extends: desktop-tensorrt\ndevice: {trtexec: [bin/run, trtexec]}", "bin/run: .* an absolute path"),
-        ("extends: desktop-cuda\nbuilder: {optimization_level: 1}", "builder needs the runtime trtexec"),
+        ("extends: desktop-cuda\nbuilder: {optimization_level: 1}", "builder: optimization_level needs the runtime"),
+        (
+            "extends: jetson-orin-nano-4gb\nruntime: onnxruntime-cuda",
+            "builder: workspace_mib needs the runtime trtexec; seen: onnxruntime-cuda; builder: null takes out what",
+        ),
+        ("extends: cpu\nqat: {epochs: 1}", "qat: trains INT8; .*; qat: null takes out what an extended profile says"),
         ("extends: desktop-tensorrt\nbuilder: {tactic_sources: [CUDNN]}", "builder.tactic_sources"),
         ("extends: desktop-tensorrt\nexport: {opset: 18}", "TensorRT 8.5 reads opset 17 at most; seen: 18"),
         ("extends: cpu\nprecision: int8\nexport: {opset: 12}", "int8, .* needs opset 13 or more; seen: 12"),
@@ -298,6 +303,33 @@ def test_null_drops_what_a_parent_has_in_a_mapping_with_keys_of_its_own(tmp_path
         child("prune: {max_ratio: [a]}")
 
 
+@pytest.mark.parametrize("section", defaulted_sections())
+def test_null_in_place_of_a_section_is_the_section_of_a_profile_without_one(section: str, tmp_path: Path) -> None:
+    """What a parent says of another runtime, or of a model that this one is not for, can be taken out."""
+    said = {
+        "accuracy": "max_map_drop: 0.5",
+        "prune": "importance: l1",
+        "pretrain": "epochs: 7",
+        "finetune": "epochs: 7",
+        "export": "opset: 15",
+        "builder": "workspace_mib: 9",
+        "calibration": "images: 77",
+        "measure": "threads: 3",
+    }
+    (tmp_path / "parent.yaml").write_text(f"extends: desktop-tensorrt\n{section}: {{{said[section]}}}\n")
+    (tmp_path / "mine.yaml").write_text(f"extends: parent.yaml\n{section}: null\n")
+    field = Target.model_fields[section]
+    default = field.get_default(call_default_factory=True)
+    assert getattr(load_target(tmp_path / "parent.yaml"), section) != default
+    assert getattr(load_target(tmp_path / "mine.yaml"), section) == default
+    assert {"type": "null"} in target_schema()["properties"][section]["anyOf"]
+
+
+def test_the_way_out_of_a_section_of_another_runtime_is_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: jetson-orin-nano-4gb\nruntime: onnxruntime-cuda\nbuilder: null\n")
+    assert load_target(tmp_path / "mine.yaml").runtime == "onnxruntime-cuda"
+
+
 def test_null_in_a_free_mapping_satisfies_the_schema() -> None:
     import jsonschema
 
@@ -306,12 +338,7 @@ def test_null_in_a_free_mapping_satisfies_the_schema() -> None:
     jsonschema.validate({"extends": "cpu", "prune": {"max_ratio": {"a": None}}}, target_schema())
 
 
-def sections() -> list[str]:
-    """Keys of a profile that are mappings of further keys and have defaults."""
-    return [key for key, field in Target.model_fields.items() if field.default_factory is not None]
-
-
-@pytest.mark.parametrize("section", sections())
+@pytest.mark.parametrize("section", defaulted_sections())
 def test_a_section_has_one_set_of_defaults(section: str, tmp_path: Path) -> None:
     (tmp_path / "bare.yaml").write_text(yaml.safe_dump(BARE))
     (tmp_path / "named.yaml").write_text(yaml.safe_dump({**BARE, section: {}}))

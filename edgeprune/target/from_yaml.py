@@ -14,7 +14,7 @@ from typing import Any, cast
 from edgeprune.errors import TargetError
 from edgeprune.limited_yaml import read_yaml, yaml_text
 from edgeprune.reading import exists, is_file, shown
-from edgeprune.target.schema import Target, free_mappings, target_from
+from edgeprune.target.schema import Target, defaulted_sections, free_mappings, target_from
 
 PROFILE = "profile.yaml"
 """In a folder of results: the target that they are of, where no profile elsewhere is it."""
@@ -173,8 +173,9 @@ def _merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, An
 
 
 def _without_dropped(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what null leaves out of mappings with keys of their own: one entry, or all of them."""
-    kept = dict(data)
+    """The same without what null leaves out: a whole section, which is then the default one, and of mappings with keys
+    of their own one entry, or all of them."""
+    kept = {key: value for key, value in data.items() if value is not None or key not in defaulted_sections()}
     for (section, key), drops_null in free_mappings().items():
         part = kept.get(section)
         if not isinstance(part, Mapping) or key not in part:

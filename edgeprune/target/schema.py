@@ -245,6 +245,9 @@ class Board(_Part):
         return program
 
 
+TAKES_OUT = "takes out what an extended profile says"
+
+
 class Builder(_Part):
     """How TensorRT's builder works (runtime ``trtexec``); what is left out is its own default."""
 
@@ -323,11 +326,15 @@ class Target(_Part):
         core = self.device.dla_core
         if core is not None and core >= self.device.dla_cores:
             raise ValueError(f"device: dla_core {core} is not one of the board's {self.device.dla_cores} DLA cores")
-        if core is not None and self.runtime != "trtexec":
-            raise ValueError(f"device: dla_core needs the runtime trtexec; seen: {self.runtime}")
-        if (self.device.trtexec or self.builder != Builder()) and self.runtime != "trtexec":
-            key = "device: trtexec" if self.device.trtexec else "builder"
-            raise ValueError(f"{key} needs the runtime trtexec; seen: {self.runtime}")
+        said = [name for name, value in self.builder if value != getattr(Builder(), name)]
+        of_trtexec = {
+            "device: dla_core": core is not None and "device: {dla_core: null}",
+            "device: trtexec": self.device.trtexec and "device: {trtexec: null}",
+            f"builder: {', '.join(said)}": said and "builder: null",
+        }
+        for key, without in of_trtexec.items():  # whoever takes another runtime may have extended who said so
+            if without and self.runtime != "trtexec":
+                raise ValueError(f"{key} needs the runtime trtexec; seen: {self.runtime}; {without} {TAKES_OUT}")
         if self.weakly_typed and self.export.opset > NEWEST_WEAK_OPSET:
             raise ValueError(
                 f"export: TensorRT {self.oldest_tensorrt} reads opset {NEWEST_WEAK_OPSET} at most; "
@@ -349,7 +356,7 @@ class Target(_Part):
         if self.oldest_tensorrt is not None and oldest_in(self._tensorrt_range, self._built_by) is None:
             raise ValueError(
                 f"builder: optimization_level: no release in tensorrt {self.device.tensorrt!r} has one; it is there "
-                "from 8.6 on: leave it out"
+                f"from 8.6 on: leave it out; builder: {{optimization_level: null}} {TAKES_OUT}"
             )
         if self.measure.cuda_graph and self.device.kind == "cpu":
             raise ValueError("measure: cuda_graph needs an NVIDIA GPU; a cpu device allows false")
@@ -367,9 +374,14 @@ class Target(_Part):
             if self.budget.kind == "macs_speed_up":
                 raise ValueError("budget.scope: end_to_end speaks of latency; macs_speed_up allows model")
         if self.qat is not None and not self.graph_precision.startswith("int8"):
-            raise ValueError(f"qat: trains INT8; a graph in {self.graph_precision} allows none: leave it out")
+            raise ValueError(
+                f"qat: trains INT8; a graph in {self.graph_precision} allows none: leave it out; qat: null {TAKES_OUT}"
+            )
         if self.device.kind != "jetson" and (self.device.power_mode or self.device.jetpack):
-            raise ValueError(f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}")
+            raise ValueError(
+                f"device: power_mode and jetpack belong to a jetson, this is a {self.device.kind}; device: "
+                f"{{power_mode: null, jetpack: null}} {TAKES_OUT}"
+            )
         if self.export.nms and self.export.head != "auto":
             raise ValueError(f"export: nms and head {self.export.head} contradict each other; leave one of them out")
         if self._no_sorted_head and (self.export.nms or self.export.head == "end-to-end"):
@@ -605,12 +617,20 @@ def target_schema() -> dict[str, Any]:
     schema["then"] = {"required": [key for key in schema.pop("required") if key != "name"]}
     for part in schema["$defs"].values():
         part.pop("required", None)
+    for section in defaulted_sections():  # null takes out what an extended profile says
+        value = schema["properties"][section]
+        value["anyOf"] = [{"$ref": value.pop("$ref")}, {"type": "null"}]
     for (section, key), drops_null in free_mappings().items():  # null empties it, and drops an entry that it has
         value = part_of(schema, schema["properties"][section])["properties"][key]
         value["type"] = ["object", "null"]
         if drops_null and "anyOf" not in value["additionalProperties"]:  # two sections may share a part
             value["additionalProperties"] = {"anyOf": [value["additionalProperties"], {"type": "null"}]}
     return schema
+
+
+def defaulted_sections() -> tuple[str, ...]:
+    """Sections that a profile need not have, as they are without one."""
+    return tuple(name for name, field in Target.model_fields.items() if field.default_factory is not None)
 
 
 @cache
