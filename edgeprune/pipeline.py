@@ -195,7 +195,8 @@ def _levers(
             reporter.note(why)
             return target.changed({"levers": "named"}), why
         source = checkpoint.load(inputs.weights.path, trust=trust)
-        with open_workspace(root):  # two builds that screen at once would disturb each other's measurements
+        # two builds that screen at once would disturb each other's measurements
+        with open_workspace(root), _full_disk_told(root):
             chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
     reporter.note(why)
     chosen_keys = {"precision": chosen.precision, "export.head": chosen.export.head, "export.nms": chosen.export.nms}

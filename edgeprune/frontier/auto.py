@@ -23,6 +23,7 @@ from edgeprune.records.frontier import Screened
 from edgeprune.runtimes.site import Site
 from edgeprune.samples.measurement import LEAST_GAIN
 from edgeprune.target import Target
+from edgeprune.workspace import has_finished_stage
 
 SHARE_OF_FLOOR = 0.5  # of the accuracy that may be lost; the rest is for what is pruned
 
@@ -36,11 +37,12 @@ def choose_precision(
         site: usable.
         source: the checkpoint that is built.
         dataset: calibrates INT8, and measures what a number format costs.
-        keep: folder of finished screenings.
+        keep: folder of finished screenings, in the run directory of the build.
         screener: what times forms without training.
     """
     with TemporaryDirectory(prefix="edgeprune-levers-", ignore_cleanup_errors=True) as scratch, quiet():
-        screener = partial(screener, final=True)
+        # another format would leave behind what is finished, and the epochs of its training
+        screener = partial(screener, final=True, settled=has_finished_stage(keep.parent))
         output = choose_output(site, source, "model", dataset, Path(scratch) / "outputs", keep, screener)
         site = site_with(site, output.keys)
         asked = [form for form in forms(site.target, "model") if "size" not in form.levers]

@@ -6,6 +6,7 @@ at, and only of a lever pulled alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -48,11 +49,13 @@ class Screening:
         screened: the baseline first.
         refused: name of a form to the reason why it does not run on the target.
         seconds: that it took; None in older files.
+        may_pass: whether a form was refused for what may pass: a lost connection, a full disk.
     """
 
     screened: tuple[Screened, ...]
     refused: Mapping[str, str]
     seconds: float | None = None
+    may_pass: bool = False
 
     @property
     def refused_text(self) -> str:
@@ -71,6 +74,7 @@ def screen(
     *,
     confidence: float | None = None,
     final: bool = False,
+    settled: bool = False,
 ) -> Screening:
     """Time every form and measure what is asked of its accuracy; from ``keep`` where it was done before.
 
@@ -84,19 +88,21 @@ def screen(
             connection, a full disk; nor one whose times other work moved.
         compiled: folder of what was compiled of the baseline, here or by whoever is held against it later.
         confidence: least score of a detection that counts for the accuracy, as in :func:`accuracy`.
-        final: keep it also where other work moved its times: a build's finished stages rest on what was chosen by it.
+        final: keep it all the same: the stages of a build will rest on what is chosen by it.
+        settled: they do by now, so that one which was kept is taken, whatever was refused in it; before that, it is
+            made again where that may pass.
     """
     file = None if keep is None else keep / f"screening-{_key(site, forms, sources, dataset, confidence)}.json"
     if file is not None:
-        try:
-            return read_json(Screening, file)
-        except DataError:
-            pass
+        with contextlib.suppress(DataError):
+            before = read_json(Screening, file)
+            if settled or not before.may_pass:
+                return before
     began = time.monotonic()
-    found, may_pass = _screened(site, forms, sources, dataset, folder, compiled, confidence, final=final)
+    found, moved = _screened(site, forms, sources, dataset, folder, compiled, confidence, final=final)
     found = replace(found, seconds=time.monotonic() - began)
     dataset.require_unchanged()
-    if file is not None and not may_pass:
+    if file is not None and (final or not (found.may_pass or moved)):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found)
     return found
@@ -151,8 +157,7 @@ def _screened(
     *,
     final: bool,
 ) -> tuple[Screening, bool]:
-    """What was measured, and whether it may come out otherwise the next time: a form was refused for another reason
-    than what was given, or the times were moved."""
+    """What was measured, and whether other work moved the times."""
     few, total = _fewer_images(dataset), len(forms)
     engines: dict[Identity, Path] = {}
     values: dict[Identity, float] = {}
@@ -192,7 +197,7 @@ def _screened(
                 refused[form.name] = first_line(error)
                 given = isinstance(error, (TargetError, DataError))  # profile and data are in the key
                 may_pass = may_pass or not given
-                again = "" if given else "; the next run screens again"
+                again = "" if given else f"; the next run screens again{', until a stage has finished' * final}"
                 site.reporter.note(f"{form.name} does not run here: {refused[form.name]}{again}")
         site.reporter.progress("screening: all of them side by side", done=total, total=total + 1)
         times, moved = _times(site, list(engines.values()), dataset)
@@ -216,7 +221,7 @@ def _screened(
         if form.identity in measured
         for gain in [speed_up_of(times[0], measured[form.identity])]
     )
-    return Screening(screened, refused), may_pass or (bool(moved) and not final)
+    return Screening(screened, refused, may_pass=may_pass), bool(moved)
 
 
 def _has_other_output(site: Site, form: Form, source: Checkpoint) -> bool:

@@ -21,7 +21,7 @@ from edgeprune.runtimes.base import Availability
 from edgeprune.stages.base import SilentBuild, Weights
 from edgeprune.stages.buildable import require_buildable
 from edgeprune.target import Target, load_target
-from edgeprune.workspace import open_workspace
+from edgeprune.workspace import RECORD, open_workspace
 from tests.records.sample import build_record
 from tests.search.devices import StandIn, stand_in_site
 
@@ -72,6 +72,22 @@ def test_a_build_goes_on_with_the_format_that_was_chosen(tmp_path: Path) -> None
     chosen, why = choose_precision(site, source, dataset, tmp_path, screener)
     assert (chosen.precision, chosen.levers) == ("int8", "named") and chosen.budget == asked.budget
     assert why.startswith("levers auto: int8 is ×2.00 as fast as fp32")
+
+
+def test_what_was_chosen_stays_once_a_stage_has_finished(tmp_path: Path) -> None:
+    asked, told = target(6.0), []
+    site, source = stand_in_site(asked, StandIn(1.0, 0.0), Silent()), type("Source", (), {"task": "classify"})()
+
+    def screener(*_: Any, final: bool, settled: bool) -> Screening:
+        told.append((final, settled))
+        return Screening(screened(asked, 2.0, 0.0), {})
+
+    inputs: Any = (source, None, tmp_path / pipeline.SCREENED, screener)
+    choose_precision(site, *inputs)
+    (tmp_path / "baseline-0").mkdir()
+    (tmp_path / "baseline-0" / RECORD).write_text("{}")
+    choose_precision(site, *inputs)
+    assert told == [(True, False), (True, True)]
 
 
 def test_from_frame_to_boxes_a_build_takes_the_output_form_that_was_measured(tmp_path: Path) -> None:

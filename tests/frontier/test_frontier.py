@@ -707,6 +707,24 @@ def test_a_form_of_which_nothing_is_on_the_dla_is_left_out(
     assert "no layer of the engine is on DLA core 0: all of it fell back to the GPU" in found.refused["fp16"]
 
 
+def fails_once(monkeypatch: pytest.MonkeyPatch, error: EdgepruneError) -> list[str]:
+    """Precisions that were compiled by now, of which the first in half precision fails."""
+    failures: list[EdgepruneError] = [error]
+    compiled: list[str] = []
+
+    def compile_source(bench: SiteBench, folder: Path, kept: Path | None = None) -> Any:
+        compiled.append(bench.site.target.precision)
+        if compiled[-1] == "fp16" and failures:
+            raise failures.pop()
+        return SimpleNamespace(onnx=folder, required_engine=folder)
+
+    monkeypatch.setattr(SiteBench, "compile_source", compile_source)
+    monkeypatch.setattr(screening, "accuracy", lambda *_, **__: SimpleNamespace(map50_95=0.5))
+    times = latency(np.random.default_rng(0).lognormal(0, 0.01, 200), samples_per_block=5)
+    monkeypatch.setattr(screening, "side_by_side", lambda _, engines, *__, **___: [times] * len(engines))
+    return compiled
+
+
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
@@ -724,19 +742,7 @@ def test_a_screening_is_kept_only_without_a_refusal_that_may_pass(
     runtime = StandIn(1.0, 0.1)
     runtime.fit_for_dataset = False
     site = stand_in_site(gpu(64), runtime, Silent())
-    failures: list[EdgepruneError] = [error]
-    compiled: list[str] = []
-
-    def compile_source(bench: SiteBench, folder: Path, kept: Path | None = None) -> Any:
-        compiled.append(bench.site.target.precision)
-        if compiled[-1] == "fp16" and failures:
-            raise failures.pop()
-        return SimpleNamespace(onnx=folder, required_engine=folder)
-
-    monkeypatch.setattr(SiteBench, "compile_source", compile_source)
-    monkeypatch.setattr(screening, "accuracy", lambda *_, **__: SimpleNamespace(map50_95=0.5))
-    times = latency(np.random.default_rng(0).lognormal(0, 0.01, 200), samples_per_block=5)
-    monkeypatch.setattr(screening, "side_by_side", lambda _, engines, *__, **___: [times] * len(engines))
+    compiled = fails_once(monkeypatch, error)
     asked = [form for form in forms(site.target, "new") if form.name in ("as it is", "fp16")]
 
     def screened() -> Screening:
@@ -749,6 +755,32 @@ def test_a_screening_is_kept_only_without_a_refusal_that_may_pass(
     monkeypatch.setattr(version, "installed", lambda package: "another version")
     screened()
     assert len(compiled) == (4 if kept else 6), "other packages give other figures"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_screening_of_a_build_is_made_again_only_until_a_stage_rests_on_it(
+    given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """Another choice would leave behind its finished stages and epochs."""
+    source, dataset = checkpoint.load(given[0]), Dataset.load(given[1], task="detect")
+    runtime = StandIn(1.0, 0.1)
+    runtime.fit_for_dataset = False
+    lines: list[str] = []
+    monkeypatch.setattr(Silent, "note", lambda self, text: lines.append(text))
+    site = stand_in_site(gpu(64), runtime, Silent())
+    compiled = fails_once(monkeypatch, DeviceError("board: the connection was lost"))
+    asked = [form for form in forms(site.target, "new") if form.name in ("as it is", "fp16")]
+
+    def screened(settled: bool) -> Screening:
+        where = (tmp_path / "work", tmp_path / "kept")
+        return screen(site, asked, {"new": source}, dataset, *where, final=True, settled=settled)
+
+    first = screened(settled=False)
+    assert list(first.refused) == ["fp16"]
+    assert "the connection was lost; the next run screens again, until a stage has finished" in lines[-1]
+    again = screened(settled=finished)
+    assert (again == first) is finished and len(compiled) == (2 if finished else 4)
+    assert screened(settled=True) == again
 
 
 FILE_NAMES = ["fp16", "int8-fp16", "as it is", "224 px", "64 px", "int8 trained", "int8-fp16 trained", "fp16, 64 px"]
