@@ -141,14 +141,13 @@ class OnnxRuntime(Runtime):
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
 
     def _installed_by(self, package: str, *options: str) -> str:
-        """The command that installs one of the packages here; in words where this is a board whose index is not
-        known."""
+        """The command that installs one of the packages here."""
         facts = self._machine.facts()
         if package == "onnxruntime" or not facts.l4t:
             return pip("install", *options, _declared(package))
-        if index := jetson_index(facts):
-            return pip("install", *options, package, "--index-url", index)
-        return f"PyPI has no {package} for a Jetson: install that of its JetPack from {JETSON_INDEX}"
+        # the commands that follow a remedy are typed behind it: where the index is not known, its place is left
+        index = jetson_index(facts) or f"{JETSON_INDEX}/INDEX_OF_ITS_JETPACK"
+        return pip("install", *options, package, "--index-url", index)
 
     def _replaced_by(self, package: str) -> str:
         """The command that leaves this one of the packages that overwrite each other's files."""
