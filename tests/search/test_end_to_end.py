@@ -229,6 +229,32 @@ def test_a_model_slower_than_what_a_frontier_is_held_against_is_pruned_into_the_
     assert "edgeprune" not in str(refused.value), "no command was handed on"
 
 
+@pytest.mark.parametrize("sparsified", [False, True])
+def test_a_search_names_a_frontier_that_takes_its_profile_and_seed(
+    weights: Path,
+    small: Target,
+    tmp_path: Path,
+    stand_in: Callable[..., StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+    sparsified: bool,
+) -> None:
+    """A profile with sparsify is refused there: nothing is trained before it is pruned."""
+    stand_in(noise=0.003)
+    named: list[str] = []
+
+    def begun(*_: Any, other_levers: str) -> Any:
+        named.append(other_levers)
+        raise OutOfReachError("the budget is out of reach")
+
+    monkeypatch.setattr(run, "BudgetSearch", begun)
+    target = small.changed({"sparsify.epochs": 3}) if sparsified else small
+    with pytest.raises(OutOfReachError):
+        search(target, weights, output=tmp_path / "pruned.pt", latency_ms=0.3, seed=7)
+    [line] = named
+    assert line.startswith(f"edgeprune frontier {weights} ") is not sparsified
+    assert line.endswith("--latency-ms 0.3 --seed 7") if not sparsified else line == ""
+
+
 @pytest.mark.slow
 def test_a_budget_that_the_unpruned_model_meets_costs_no_probe(place: Path, small: Target) -> None:
     from edgeprune.pruning.plan import Plan
