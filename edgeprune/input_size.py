@@ -180,7 +180,28 @@ def taken_size(imgsz: Size | Sequence[int], stride: int, task: str) -> Size:
     """
     sides = asked_sides(imgsz)
     if any(side < stride or (task != "classify" and side % stride) for side in sides):
-        near = plain([max(stride, round(side / stride) * stride) for side in sides])
-        seen, use = (str(one) if isinstance(one, int) else f"{one[0]},{one[1]}" for one in (plain(sides), near))
-        raise TargetError(f"imgsz {seen} is no multiple of the model's stride {stride}; use {use}")
+        raise _no_multiple(sides, stride, f"the model's stride {stride}")
     return plain(sides)
+
+
+def trained_size(imgsz: Size | Sequence[int], stride: int) -> Size:
+    """A size that Ultralytics trains at, in pixels, as it is written: it would round up any other without a word, also
+    where the model takes that.
+
+    Args:
+        imgsz: that is asked for.
+        stride: of the model.
+
+    Raises:
+        TargetError: it is no multiple of what training goes by; names the nearest.
+    """
+    sides, step = asked_sides(imgsz), max(stride, STRIDE)
+    if any(side % step for side in sides):
+        raise _no_multiple(sides, step, f"{step}, by which images are trained at")
+    return plain(sides)
+
+
+def _no_multiple(sides: tuple[int, int], step: int, what: str) -> TargetError:
+    near = plain([max(step, round(side / step) * step) for side in sides])
+    seen, use = (str(one) if isinstance(one, int) else f"{one[0]},{one[1]}" for one in (plain(sides), near))
+    return TargetError(f"imgsz {seen} is no multiple of {what}; use {use}")

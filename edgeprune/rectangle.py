@@ -1,7 +1,8 @@
-"""Ultralytics' datasets and validators on input that is not square: every image at one height and width.
+"""Ultralytics' datasets, validators and predictors at one height and width, whatever they are.
 
 Its datasets know squares, and rectangles that differ from batch to batch; a model that is made for one rectangle takes
-that one alone.
+that one alone. What validates and predicts rounds a size up to a multiple of 32, where a classifier takes any, and a
+detector of smaller strides takes multiples of those.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from ultralytics.data.augment import RandomPerspective, classify_transforms
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
 
-from edgeprune.input_size import Size, both_sides
+from edgeprune.input_size import STRIDE, Size, both_sides
 
 
 class LetterboxedDataset(YOLODataset):
@@ -72,22 +73,41 @@ def fit_dataset(dataset: Any, imgsz: Size) -> Any:
         return dataset
     dataset.__class__, dataset.rectangle = LetterboxedDataset, (height, width)
     dataset.fit_transforms(dataset.transforms)
+    if dataset.cache == "ram":  # what was read as it was made fits into the square, and would be cropped
+        dataset.ims, dataset.im_hw0, dataset.im_hw = ([None] * dataset.ni for _ in range(3))
+        dataset.cache_images()
     return dataset
 
 
 def at_size(validator: type[Any], imgsz: Size) -> type[Any]:
-    """A validator class whose images have this height and width in pixels; the class itself for a square.
+    """A validator class whose images have this height and width in pixels; the class itself for a square that
+    Ultralytics would not round up.
 
     Args:
         validator: Ultralytics' class for a task; it is given the longer side as ``imgsz``.
         imgsz: a side, or height and width.
     """
     height, width = both_sides(imgsz)
-    if height == width:
+    if height == width and height % STRIDE == 0:
         return validator
 
     class AtSize(validator):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.args.imgsz = max(height, width)  # rounded up so far
+
         def build_dataset(self, *args: Any, **kwargs: Any) -> Any:
             return fit_dataset(super().build_dataset(*args, **kwargs), imgsz)
 
     return AtSize
+
+
+def at_exact_size(predictor: type[Any]) -> type[Any]:
+    """A predictor class whose images have the height and width that it is given, which are what the model takes."""
+
+    class AtExactSize(predictor):
+        def setup_model(self, *args: Any, **kwargs: Any) -> None:
+            super().setup_model(*args, **kwargs)
+            self.model.stride = 1  # what sizes are rounded up to a multiple of
+
+    return AtExactSize

@@ -47,6 +47,10 @@ def weights_of(task: str, folder: Path) -> Path:
     return models.saved(made if task == "classify" else models.answering(made), folder / "w.pt")
 
 
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
 class Shapes:
     """Ultralytics callback that keeps the heights and widths of what a trainer would see in each of its phases."""
 
@@ -79,6 +83,38 @@ def test_training_and_its_validation_are_at_the_rectangle(task: str, tmp_path: P
     # epoch 0 was validated at the rectangle, as the weights are by the same validator without a trainer
     alone = validation_accuracy(weights, data=data, settings=settings, work=tmp_path / "val", batch=8)
     assert run.given.figures[TASK2METRIC[task]] == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE[::-1]], ids=str)
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_images_kept_in_memory_are_those_that_are_read_from_files(task: str, size: Size, tmp_path: Path) -> None:
+    """Ultralytics reads them as it makes its dataset, which knows squares alone: training saw the middle of each."""
+    data = datasets.dataset(tmp_path / "data", task)
+    moving = ("degrees", "translate", "scale", "shear", "fliplr", "hsv_h", "hsv_s", "hsv_v", "mosaic")
+    still = dict.fromkeys(moving, 0.0)
+    seen: dict[Any, list[np.ndarray]] = {}
+
+    def keep(trainer: Any) -> None:
+        for loader in (trainer.train_loader, trainer.test_loader):
+            for index in range(len(loader.dataset)):
+                one = loader.dataset[index]
+                seen.setdefault(trainer.args.cache, []).extend((one["img"].numpy(), one["bboxes"].numpy()))
+        raise Killed
+
+    for cache in (False, "ram"):
+        train = {**still, "cache": cache}
+        settings = TrainSettings(epochs=1, batch=4, imgsz=size, device="cpu", workers=0, quiet=True, train=train)
+        with pytest.raises(Killed):
+            run_training(
+                tmp_path / f"work-{cache}",
+                weights_of(task, tmp_path),
+                data=data,
+                settings=settings,
+                watchers=[("on_train_start", keep)],
+            )
+    assert len(seen[False]) == 2 * (datasets.COUNTS["train"] + datasets.COUNTS["val"])
+    for read, kept in zip(seen[False], seen["ram"], strict=True):
+        np.testing.assert_array_equal(read, kept)
 
 
 def test_a_rectangle_is_remembered_until_it_is_trained_at_another_size(tmp_path: Path) -> None:

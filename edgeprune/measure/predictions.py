@@ -22,6 +22,7 @@ from edgeprune.families import family_for
 from edgeprune.input_size import Size
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.quiet import process_state_kept, quiet
+from edgeprune.rectangle import at_exact_size
 from edgeprune.runtimes.base import Runtime
 
 Point = tuple[float, float]
@@ -72,7 +73,7 @@ def predict(
         StageError: the model could not be run.
     """
     with subject_of(model, imgsz, 1, runtime, "auto", metadata) as subject, quiet():
-        predictor = family_for(subject.task).predictor(
+        predictor = at_exact_size(family_for(subject.task).predictor)(
             overrides={
                 "task": subject.task,
                 "mode": "predict",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeprune.input_size import both_sides
 from edgeprune.records.facts import PretrainFacts
 from edgeprune.samples.gates import Gate, info_gate, metric_name
 from edgeprune.settings import Training, TrainSettings
@@ -23,8 +24,17 @@ def train_inputs(build: Build, training: Training) -> dict[str, object]:
         **{name: value for name, value in asdict(training).items() if name not in ("device", "workers", "teacher")},
         **run_of(build),
         **best_by(build.weights.task),
+        **_kept_in_memory(build, training),
         "data": build.dataset.digest,
     }
+
+
+def _kept_in_memory(build: Build, training: Training) -> dict[str, str]:
+    """Key entry of a training on images that are kept in memory at a size that is no square: older versions cropped
+    them, and what was trained on those is not reused."""
+    height, width = both_sides(build.target.imgsz)
+    in_memory = str(training.train.get("cache")).lower() in ("true", "ram")
+    return {"images": "letterboxed"} if in_memory and height != width else {}
 
 
 def run_of(build: Build) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
-from edgeprune.input_size import STRIDE, taken_size
+from edgeprune.input_size import trained_size
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
@@ -56,8 +56,7 @@ def pretrain(
             progress=progress,
         )
     described = read_model_yaml(source)
-    # the trainer rounds any other size up without a word, and what follows is made at the size that was asked
-    taken_size(settings.side, max(described.stride, STRIDE), described.task)
+    trained_size(settings.side, described.stride)
     dataset = Dataset.load(data, task=described.task, trust=trust)
     identity = {"dataset": dataset.digest}
     with alone_in(work, out):

@@ -16,6 +16,7 @@ from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.measure.accuracy import accuracy
+from edgeprune.measure.predictions import predict
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.situations import datasets, graphs, models, reference
 
@@ -101,6 +102,42 @@ def test_an_export_at_a_rectangle_is_its_model_and_what_ultralytics_measures(tas
     assert found.map50_95 == pytest.approx(expected, abs=1e-3)
     assert task in ("classify", "segment", "obb", "pose") or found.map50_95 > 0.1, "else nothing was compared"
     assert accuracy(weights, data=data, imgsz=size, device="cpu").map50_95 == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "shape"),
+    [
+        ("classify", 100, (100, 100)),
+        ("classify", (100, 70), (100, 70)),
+        ("detect", 80, (80, 80)),
+        ("detect", (48, 80), (48, 80)),
+    ],
+)
+def test_a_size_that_ultralytics_would_round_up_is_measured_and_predicted_at_as_it_was_exported(
+    task, size, shape, tmp_path
+):
+    """A classifier takes any, and a detector without a stride of 32 takes multiples of its own."""
+    short = [*models.BACKBONE[:-1], [-1, 1, "Conv", [32, 3, 1]]]
+    made = models.model(task) if task == "classify" else models.answering(models.model(task, backbone=short))
+    weights, path = models.saved(made, tmp_path / "w.pt"), tmp_path / "m.onnx"
+    onnx_from_checkpoint(weights, path, imgsz=size)
+    data = datasets.dataset(tmp_path / "data", task)
+    if task == "detect":
+        resized(data, 2 * shape[1], 2 * shape[0])
+    images = sorted((data / "val").rglob("*.png")) if task == "classify" else datasets.images_of(data, "val")
+    runtime = Recording()
+    answers = [predict(model, images, imgsz=size, confidence=0.1) for model in (path, weights)]
+    for ours, theirs in zip(*answers, strict=True):
+        assert [one.label for one in ours] == [one.label for one in theirs]
+        assert [one.score for one in ours] == pytest.approx([one.score for one in theirs], abs=1e-3)
+    assert any(answers[0])
+    if task == "detect":
+        reference.self_labelled(path, data, imgsz=list(shape))
+    found, expected = accuracy(path, data=data, runtime=runtime), accuracy(weights, data=data, imgsz=size, device="cpu")
+    assert {seen.shape[2:] for seen in runtime.seen} == {shape}
+    assert found.imgsz == expected.imgsz == shape
+    assert found.metrics == pytest.approx(expected.metrics, abs=1e-3)
+    assert task == "classify" or found.map50_95 > 0.1, "else nothing was compared"
 
 
 @pytest.mark.shared

@@ -61,6 +61,13 @@ def differing(folder: Path, stage: Any, first: dict[str, Any], second: dict[str,
         (engine, {}, {"measure.retries": 5}, set()),
         # a training goes on elsewhere after the epochs that it has
         (pretrain, {}, {"pretrain.device": "0,1", "pretrain.workers": 3}, set()),
+        (pretrain, {}, {"pretrain.train": {"cache": "ram"}}, {"params.train", "params.train.cache"}),
+        (
+            pretrain,
+            {"imgsz": (64, 96)},
+            {"pretrain.train": {"cache": "ram"}},
+            {"params.train", "params.train.cache", "params.images"},
+        ),
         (sparsify, {"sparsify.epochs": 2}, {"sparsify.device": "0"}, set()),
         (sparsify, {"sparsify.epochs": 2}, {"sparsify.batch": 5}, {"params.batch"}),
     ],

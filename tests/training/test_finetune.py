@@ -296,8 +296,9 @@ def test_missing_files_are_named(
 
 def test_a_model_description_is_trained_at_the_size_that_is_asked_or_not_at_all(digits, tmp_path):
     settings, where = TrainSettings(epochs=1, device="cpu", imgsz=100, quiet=True), {"out": tmp_path, "work": tmp_path}
-    with pytest.raises(TargetError, match="imgsz 100 is no multiple of the model's stride 32; use 96"):
-        pretrain("yolov8n.yaml", data=digits, settings=settings, **where)
+    for described in ("yolov8n.yaml", "yolov8n-cls.yaml"):
+        with pytest.raises(TargetError, match="imgsz 100 is no multiple of 32, by which images are trained at; use 96"):
+            pretrain(described, data=digits, settings=settings, **where)
 
 
 def test_a_teacher_with_other_classes_is_refused(
