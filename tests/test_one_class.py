@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from edgeprune import checkpoint
 from edgeprune.cli import app
+from edgeprune.cli.training import _accuracy_goal
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import ONE_CLASS, Dataset
 from edgeprune.dataset.labels import read_labels
@@ -26,6 +27,7 @@ from edgeprune.target import load_target
 from edgeprune.training.early_stop import baseline_accuracy
 from edgeprune.training.finetune import finetune
 from edgeprune.training.pretrain import pretrain
+from tests.situations import datasets, models, reference
 from tests.training.narrow import narrow_checkpoint
 
 
@@ -65,6 +67,46 @@ def test_it_is_trained_further_judged_and_ranked_without_being_told(trained: Pat
     batches = labelled_batches(checkpoint.load(trained), data, 64, images=4, batch=2)
     labels = torch.cat([batch.labels["cls"].flatten() for batch in batches])
     assert len(labels) > 4 and set(labels.tolist()) == {0.0}
+
+
+def test_a_goal_counts_every_object_as_of_one_class_where_training_does(tmp_path: Path) -> None:
+    """The baseline knows each object's place and calls it by another class."""
+    made = datasets.dataset(tmp_path / "data")
+    weights = models.saved(models.answering(models.model()), tmp_path / "w.pt")
+    reference.self_labelled(weights, made)
+    for label in (tmp_path / "data" / "labels" / "val").iterdir():
+        rows = [line.split(maxsplit=1) for line in label.read_text().splitlines()]
+        label.write_text("".join(f"{(int(kind) + 1) % 3} {box}\n" for kind, box in rows))
+    figures = [
+        baseline_accuracy(
+            weights,
+            data=made,
+            settings=TrainSettings(batch=1, device="cpu", imgsz=64, quiet=True, train=train),
+            work=tmp_path / "work",
+        )
+        for train in ({}, {"single_cls": True}, {"single_cls": False})
+    ]
+    stock = [reference.accuracy(weights, made, single_cls=one, rect=True, batch=2) for one in (False, True)]
+    assert figures == pytest.approx([stock[0], stock[1], stock[0]], abs=1e-5)
+    assert abs(stock[0] - stock[1]) > 1e-3, "else nothing was compared"
+
+
+def test_a_goal_of_weights_that_see_one_class_is_measured_so_without_being_told(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def measured(*_: Any, settings: TrainSettings, **__: Any) -> float:
+        asked.append(settings.train)
+        return 0.5
+
+    monkeypatch.setattr("edgeprune.training.early_stop.baseline_accuracy", measured)
+    ten = narrow_checkpoint(tmp_path / "ten.pt", names=[str(digit) for digit in range(10)])
+    for weights, train in ((trained, {}), (trained, {"single_cls": False}), (ten, {})):
+        settings = TrainSettings(device="cpu", quiet=True, train=train)
+        goal = _accuracy_goal("map_drop <= 0.01", str(ten), weights, str(data), settings, tmp_path, False)
+        assert goal.baseline == 0.5
+    assert asked == [{"single_cls": True}, {"single_cls": False}, {}]
 
 
 FORMS = {

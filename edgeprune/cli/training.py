@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -183,7 +184,10 @@ def _accuracy_goal(
     try:
         accuracy = float(baseline)
     except ValueError:
-        settings = sized(settings, load(weights, trust=trust))  # both are judged at the size that is trained at
+        trained = load(weights, trust=trust)
+        settings = sized(settings, trained)  # both are judged at the size that is trained at
+        if trained.single_cls:  # the model is believed where nothing is said
+            settings = replace(settings, train={"single_cls": True, **settings.train})
         work = out / TRAINING
         accuracy = baseline_accuracy(Path(baseline), data=data, settings=settings, work=work, trust=trust)
     return AccuracyGoal(baseline=accuracy, max_drop=max_drop)

@@ -97,8 +97,8 @@ def accuracy(
         per_image: file (.npz) for what was found in every image, as :func:`~edgeprune.measure.per_image.load_per_image`
             reads it; None keeps nothing.
         trust: load a checkpoint with foreign classes, and as in :meth:`Dataset.load`; both execute code.
-        confidence: least score of a detection that counts; Ultralytics' own for validation (0.001) when None. A graph
-            with NMS inside gives none below its own, whatever is asked.
+        confidence: least score of a detection that counts; Ultralytics' own for validation (0.001, of rotated boxes
+            0.01) when None. A graph with NMS inside gives none below its own, whatever is asked.
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.

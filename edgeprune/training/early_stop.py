@@ -60,7 +60,8 @@ def baseline_accuracy(
 
     An accuracy measured on another runtime does not serve: with other padding or thresholds it differs by more than the
     drops that are asked for. A run of which an epoch is finished keeps its first figure with another batch and on
-    another device: the goal is the same, and the last digits would begin it anew. ``trust`` as in
+    another device: the goal is the same, and the last digits would begin it anew. Where the training is with
+    ``single_cls``, every object and every detection counts as of one class here too. ``trust`` as in
     :func:`~edgeprune.training.finetune.finetune`. Of several processes the first one measures.
 
     Raises:

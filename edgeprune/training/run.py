@@ -50,7 +50,7 @@ from edgeprune.training.distributed import on_first_process
 from edgeprune.training.failures import as_one_line
 from edgeprune.training.result import Epoch
 from edgeprune.training.results_csv import read_epochs, row_of
-from edgeprune.training.trainers import STATE, TRAINERS, AtRectangle, ReadBy
+from edgeprune.training.trainers import ENDED, STATE, TRAINERS, AtRectangle, ReadBy
 from edgeprune.unpickle import content_of, known_classes_only, own_name
 from edgeprune.workspace import LOCK, differences, open_workspace
 
@@ -67,7 +67,7 @@ of the images is not among them: the figures of epochs before and after could no
 ELSEWHERE = ("device", "workers", "amp", "distill_model")
 """Arguments that say where a run goes on, or follow from it: its precision is the device's, a teacher may lie elsewhere
 (the same by its digest)."""
-VALIDATION = ("conf", "iou", "max_det", "agnostic_nms", "overlap_mask", "mask_ratio", "fraction")
+VALIDATION = ("conf", "iou", "max_det", "agnostic_nms", "overlap_mask", "mask_ratio", "fraction", "single_cls")
 """Training arguments that change the figures of validation."""
 
 
@@ -150,7 +150,7 @@ def run_training(
     arguments = ultralytics_arguments(settings)
     last = last_of(work)
     folder = last.parent.parent
-    ended = folder / "ended"  # a watcher may end a run after its last epoch was saved
+    ended = folder / ENDED  # a watcher may end a run after its last epoch was saved
     identity = {**(identity or {}), "keep_given": keep_given}
     prepare = partial(_prepare, folder, source, data, settings, identity, take_ended=take_ended)
     before = _Before(*on_first_process(prepare))
@@ -307,7 +307,7 @@ def _prepare(
         state = None if known is None else _read_state(last)
     except _NotContinuedError as error:
         said = f"starts anew: {error}; what was there is kept in {_put_aside(folder, 'unreadable')}"
-    ended = state is not None and (state.ended or (folder / "ended").exists())
+    ended = state is not None and (state.ended or (folder / ENDED).exists())
     if state is not None and lines and ended and take_ended and _may_change(now, request):
         return _Before(
             state.epochs, True, said=f"had ended with other settings ({'; '.join(lines)}), and stays as it is"

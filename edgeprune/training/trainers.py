@@ -66,6 +66,8 @@ from edgeprune.unpickle import content_of
 
 STATE = "edgeprune"
 """Key of what Ultralytics does not save in a last.pt: the live weights, the run's place and time."""
+ENDED = "ended"
+"""File of a run's folder that says that the run is over, whatever its last.pt says."""
 TEACHER = "teacher_model."
 AUGMENTING = Path(augment.__file__)
 """Where Ultralytics makes its transformations of images: what it refuses there is an argument, not an image."""
@@ -559,6 +561,13 @@ def _end_epoch(trainer: BaseTrainer) -> None:
         trainer.start_epoch = 0
 
 
+def _note_end(trainer: BaseTrainer) -> None:
+    """Note that a run ends with the epoch that was just saved, where a goal or the clock said so after it was: killed
+    before Ultralytics is back, it would go on."""
+    if trainer.stop and RANK in {-1, 0}:
+        Path(trainer.save_dir, ENDED).touch()
+
+
 def _start_epoch(trainer: BaseTrainer) -> None:
     """Seed the epoch by its number, so that what it draws does not depend on where the process began.
 
@@ -588,5 +597,6 @@ OWN_CALLBACKS = (
     ("on_train_epoch_start", _start_epoch),
     ("on_train_epoch_end", _end_epoch),
     ("on_train_batch_start", _count_batch),
+    ("on_fit_epoch_end", _note_end),  # after those that were given, which may stop the run
 )
 """What every training listens to: an event of Ultralytics and what it calls."""

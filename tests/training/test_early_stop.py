@@ -61,6 +61,40 @@ def test_a_run_that_ended_early_is_finished(
     assert len(told) == 2, "epochs 0 and 1"
 
 
+@pytest.mark.parametrize("by_goal", [True, False], ids=["goal", "clock"])
+def test_a_run_that_was_stopped_after_its_epoch_was_saved_is_over_wherever_it_is_killed(
+    tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, by_goal: bool
+) -> None:
+    """The clock stands for what Ultralytics itself counts only once the epoch is saved."""
+
+    def out_of_time(trainer: Any) -> None:
+        trainer.stop = True
+
+    def killed(trainer: Any) -> None:
+        raise Killed
+
+    told: list[str] = []
+
+    def run(watchers: Any) -> int:
+        done = finetune(
+            narrow,
+            data=digits,
+            out=tmp_path / "out",
+            settings=settings,
+            work=tmp_path / "work",
+            until=AccuracyGoal(baseline=0.0, max_drop=0.5) if by_goal else None,
+            watchers=watchers,
+            progress=lambda text, *, done=0, total=0: told.append(text),
+        )
+        return done.summary.epochs_run
+
+    with pytest.raises(Killed):
+        run([*([] if by_goal else [("on_fit_epoch_end", out_of_time)]), ("on_train_end", killed)])
+    told.clear()
+    assert run([]) == 1
+    assert told == [], "nothing was trained"
+
+
 def test_the_unpruned_figure_is_what_the_trainer_itself_would_say(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings
 ) -> None:
