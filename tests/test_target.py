@@ -556,6 +556,7 @@ def test_a_shipped_profile_is_extended_beside_a_file_of_its_name(
     assert load_target("made.yaml").batch == load_target("cpu").batch == 1
     own = name_to_extend(f"./{beside}", tmp_path / "elsewhere")
     assert own == str(tmp_path / beside)
+    assert name_to_extend(f"./{beside}", tmp_path) == beside, "both may be taken to another place"
 
 
 def test_a_profile_without_sections_is_no_line_of_braces() -> None:

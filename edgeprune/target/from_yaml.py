@@ -79,10 +79,14 @@ def extending_yaml(base: str, keys: Mapping[str, Any]) -> str:
 
 def name_to_extend(name_or_path: str, folder: Path) -> str:
     """What ``extends`` says in a profile of this folder to start from the one that :func:`load_target` reads by this
-    name or path: the name of a shipped one, where no file of the folder is called so, else an absolute path."""
+    name or path: the name of a shipped one, where no file of the folder is called so; the path from the folder to a
+    profile inside it, which may go with it to another place; else an absolute path."""
     path = _path_of(name_or_path)
     bare = name_or_path in shipped_targets() and not _files_beside(folder / PROFILE, name_or_path)
-    return name_or_path if bare else str(path.resolve())
+    if bare:
+        return name_or_path
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def targets_dir() -> Path:

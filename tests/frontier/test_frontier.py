@@ -843,6 +843,8 @@ def test_a_profile_of_a_folder_with_any_name_is_extended_by_one_that_loads(
     options: dict[str, Any] = {"imgsz": SIDE, "steps": MadeUpSteps(), "screener": made_up_screening}
     FrontierRun(folder / "mine.yaml", *given, out=folder, kind="speed_up", budgets=[3.0], **options).made()
     assert load_target(folder / "build-x3.yaml").measure.rounds == 77
+    taken = folder.rename(tmp_path / "taken")
+    assert load_target(taken / "build-x3.yaml").measure.rounds == 77
 
 
 def test_what_no_row_meets_is_told_in_the_unit_of_the_budget(given: tuple[Path, Path], tmp_path: Path) -> None:
