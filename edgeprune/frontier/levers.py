@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from math import prod
 
+from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import STRIDE, Size, both_sides, pixels, plain
 from edgeprune.records.frontier import Form, Keys
 from edgeprune.settings import Qat
@@ -45,6 +46,23 @@ def forms(
         found += [_form(weights, {**lower, "imgsz": size}, size=size) for size in sizes]
         found += [_form(other, lower, other=True) for other in others]
     return found
+
+
+def refused_by(target: Target, asked: Sequence[Form]) -> dict[str, str]:
+    """Name of a form to the reason why the profile does not allow it, whatever the device could: by the release that it
+    has a board may take what the profile's range forbids, and no profile of a build would state it.
+
+    Args:
+        target: with the range of its profile.
+        asked: every form.
+    """
+    refused = {}
+    for form in asked:
+        try:
+            target.changed(form.keys)
+        except TargetError as error:
+            refused[form.name] = first_line(error)
+    return refused
 
 
 def trained_int8(form: Form, target: Target) -> Form | None:

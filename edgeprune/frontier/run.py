@@ -30,7 +30,7 @@ from edgeprune.frontier.choose import (
     plan,
     with_frontier,
 )
-from edgeprune.frontier.levers import TRAINED, forms
+from edgeprune.frontier.levers import TRAINED, forms, refused_by
 from edgeprune.frontier.output_form import OutputForm, choose_output
 from edgeprune.frontier.screening import Screening, screen, with_trained_int8
 from edgeprune.input_size import Size
@@ -56,7 +56,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
 from edgeprune.scratch import scratch
-from edgeprune.search.inputs import read_inputs, require_prunable
+from edgeprune.search.inputs import read_inputs, refuse_lacking_head, require_prunable
 from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
@@ -280,6 +280,7 @@ class FrontierRun:
             quiet(),
         ):
             site.require_usable()
+            refuse_lacking_head(self.source, site.target, known=True)
             until_written.enter_context(open_workspace(self.out, "frontier"))
             if self.made_in_python:
                 write_atomically(self.out / PROFILE, profile_yaml(self.stated_target))
@@ -293,9 +294,12 @@ class FrontierRun:
                 self.reporter.note(output.why)
             site = site_with(site, output.keys)
             aspect = None if self.source.task == "classify" else _aspect(self.dataset)
-            asked = forms(self.target.changed(output.keys), main, others, aspect, self.source.stride)
-            found = self.screener(site, asked, self.sources, self.dataset, folder / "forms", kept, self.out / COMPILED)
-        target = self.target.changed(output.keys)
+            target = self.target.changed(output.keys)
+            asked = forms(target, main, others, aspect, self.source.stride)
+            refused = refused_by(target, asked)
+            able = [form for form in asked if form.name not in refused]
+            found = self.screener(site, able, self.sources, self.dataset, folder / "forms", kept, self.out / COMPILED)
+        found = replace(found, refused={**refused, **found.refused})
         found, for_int8 = with_trained_int8(found, target, self.epochs)
         budgets = Budgets.beside(found.screened[0].ms, self.kind, self.values)
         return Levers(target, output, (*asked, *for_int8), found, budgets, conditions)

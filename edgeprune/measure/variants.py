@@ -57,8 +57,7 @@ def require_same_output(site: Site, there: Site, model: nn.Module) -> None:
 
 def site_for(site: Site, target: Target) -> Site:
     """The same place with another target, which then knows the release of TensorRT that is there."""
-    version = site.runtime.tensorrt_version()
-    return replace(site, target=target.at_tensorrt(version) if version else target)
+    return replace(site, target=target.at_tensorrt(site.runtime.tensorrt_version()))
 
 
 def side_by_side(

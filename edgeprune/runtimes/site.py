@@ -110,8 +110,7 @@ def open_site(
             reporter.note(f"warning: {doubt}")
         if used.name in ("tensorrt", "trtexec") and available.ok and (short := short_of_memory(device.facts())):
             reporter.note(f"warning: {device.name}: {short}")
-        if available.ok and version:
-            target = target.at_tensorrt(version)
+        target = target.at_tensorrt(version)
         if used.name == "onnxruntime":
             target = target.at_cpu(device.facts().machine, device.facts().isa)
         if (

@@ -65,7 +65,7 @@ def read_inputs(
 
     source = checkpoint.load(weights, trust=trust)
     refuse_shared_weights(source.model)
-    refuse_lacking_head(source, target)
+    refuse_lacking_head(source, target, known=False)
     size = source.size_for(command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     if data is not None:
@@ -78,15 +78,27 @@ def read_inputs(
     return Inputs(target, size, source, None)
 
 
-def refuse_lacking_head(source: Checkpoint, target: Target) -> None:
-    """Raise ``TargetError`` where the target exports a head that the model has not, hours after it was pruned."""
+def refuse_lacking_head(source: Checkpoint, target: Target, *, known: bool) -> None:
+    """Raise ``TargetError`` where the target exports a head that the model has not, hours after it was pruned.
+
+    Args:
+        source: of one head or two; ``fuse()`` leaves one of two.
+        target: what it is exported for.
+        known: whether its release of TensorRT is that of a device; else the model has to have a head for none of the
+            releases that the profile allows.
+    """
     from edgeprune.pruning.heads import ships_end_to_end
 
+    refused: list[TargetError] = []
+    heads = (target.exported_head,) if known else target.possible_heads
     with options_of_command(None):  # it is the profile's key
-        try:
-            ships_end_to_end(source.model, target.exported_head)
-        except TargetError as error:
-            raise TargetError(f"export: {error}") from error
+        for head in heads:
+            try:
+                ships_end_to_end(source.model, head)
+            except TargetError as error:
+                refused.append(error)
+    if len(refused) == len(heads):
+        raise TargetError(f"export: {refused[0]}") from refused[0]
 
 
 def refuse_unused_data(target: Target, data: str | Path | None, *, ranks: bool) -> None:

@@ -33,10 +33,10 @@ from edgeprune.search.layers import FIXED, Layer, layers_of, sum_by_layer
 from edgeprune.serial import digest_of, read_json, write_json
 from edgeprune.version import versions_of
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """2: of two heads only the one that ships; 3: says when and by which packages it was measured; 4: graphs with NMS
 inside are simplified too; 5: of models of the same shapes only the one that was measured; 6: no launches of a GPU's
-layers by ONNX Runtime for their times."""
+layers by ONNX Runtime for their times; 7: of two heads the one that the device's TensorRT builds."""
 UNIFORM_SHARES = (0.5,)  # share of every width that a copy keeps
 RANDOM_COPIES = 4  # copies whose widths are drawn one by one: they tell input from output width
 NARROWEST_SHARE = 0.15  # share of a width that a drawn copy keeps at least

@@ -23,7 +23,14 @@ from edgeprune.samples.gates import Gate
 from edgeprune.scratch import scratch
 from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.budget import BudgetSearch
-from edgeprune.search.inputs import Inputs, frontier_command, read_inputs, refuse_unused_data, require_prunable
+from edgeprune.search.inputs import (
+    Inputs,
+    frontier_command,
+    read_inputs,
+    refuse_lacking_head,
+    refuse_unused_data,
+    require_prunable,
+)
 from edgeprune.search.profile import LayerProfile, profile_layers
 from edgeprune.settings import check_seed
 from edgeprune.target import Target, load_target, name_to_type
@@ -212,7 +219,7 @@ def profile(
             folder=folder / "profile",
             cache=None if cache is None else Path(cache),
             seed=seed,
-            head=inputs.target.exported_head,
+            head=site.target.exported_head,
             progress=site.reporter.progress,
         )
 
@@ -226,5 +233,6 @@ def _open_usable_site(inputs: Inputs, seed: int, reporter: Reporter) -> Iterator
         quiet(),
     ):
         site.require_usable()
+        refuse_lacking_head(inputs.source, site.target, known=True)
         site.reporter.note(str(inputs.size))
         yield site, Path(scratch)

@@ -108,7 +108,7 @@ def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
 
     if loaded is not None:
         refuse_shared_weights(loaded.model)
-        refuse_lacking_head(loaded, target)
+        refuse_lacking_head(loaded, target, known=False)  # else the baseline, which is exported first, refuses it
     require_prunable(target, loaded)
     require_training_arguments(target, trainings_of(target, loaded is None))
 

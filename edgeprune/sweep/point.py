@@ -28,9 +28,11 @@ VERSION = 10  # of how a point is made: raised whenever the same job would give 
 # 3 narrowed an unpruned model to the alignment, and gave no error to a classifier that is right on every image; 4 did
 # not hold the last measurement against the budget; 5 took convolutions of one channel for DFL, and calibrated INT8 on
 # whole batches alone; 6 did not simplify graphs with NMS inside, and calibrated INT8 on eight batches at once; 7 took
-# images without objects for evidence, and timed frames to boxes on eight images; 9 called what
-# was pruned no faster than its checkpoint where it was slower than the reference, and left the allowance for processes
-# out of intervals in ms
+# images without objects for evidence, and timed frames to boxes on eight images; 9 called what was pruned no faster
+# than its checkpoint where it was slower than the reference, left the allowance for processes out of intervals in ms,
+# and trained INT8 of two heads by the one for the oldest TensorRT of the profile
+
+RELEASE = "built by TensorRT"  # among the conditions: the release itself, where the runtime tells one
 
 
 class Content(bytes):
@@ -121,6 +123,12 @@ class Job:
         return replace(self, swept="" if own else digest_of_content(swept))
 
     @property
+    def head(self) -> str:
+        """The head that ships, as :attr:`~edgeprune.target.Target.exported_head` of a build on this device: the best
+        epoch is chosen by it."""
+        return target_on(self.target, self.conditions).exported_head
+
+    @property
     def taught_by(self) -> str:
         """SHA-256 of the file that the target names as teacher, its path where it is no file of this machine; empty
         where the target names none."""
@@ -197,8 +205,16 @@ def target_inputs(target: Target, *, budget: bool = True) -> dict[str, Any]:
 
 
 def conditions_of(site: Site) -> dict[str, str]:
-    """What a point depends on besides its job: the device of a usable site, and versions of packages."""
-    return {**site.runtime.identity(), **versions_of(PACKAGES)}
+    """What a point depends on besides its job: the device of a usable site, the TensorRT that builds there, and
+    versions of packages."""
+    release = site.runtime.tensorrt_version()
+    built_by = {RELEASE: release} if release else {}
+    return {**site.runtime.identity(), **built_by, **versions_of(PACKAGES)}
+
+
+def target_on(target: Target, conditions: Mapping[str, str]) -> Target:
+    """The target as the site of these :func:`conditions_of` has it: with the TensorRT there in place of a range."""
+    return target.at_tensorrt(conditions.get(RELEASE, ""))
 
 
 class Steps(Protocol):

@@ -32,6 +32,7 @@ from edgeprune.scratch import scratch
 from edgeprune.search.inputs import (
     frontier_command,
     read_inputs,
+    refuse_lacking_head,
     require_prunable,
     require_teacher,
     require_training_arguments,
@@ -40,7 +41,7 @@ from edgeprune.serial import read_json, write_json
 from edgeprune.settings import check_seed
 from edgeprune.sweep.estimate import TimeLeft, workload
 from edgeprune.sweep.jobs_ray import conditions_on_ray, remove_used_on_ray, run_on_ray
-from edgeprune.sweep.point import Content, Finished, Job, Result, Steps, conditions_of
+from edgeprune.sweep.point import Content, Finished, Job, Result, Steps, conditions_of, target_on
 from edgeprune.sweep.steps import RealSteps, remove_used
 from edgeprune.target import Target, load_target, name_to_type
 from edgeprune.workspace import open_workspace
@@ -116,6 +117,7 @@ def sweep(
         with open_site(target) as site:
             site.require_usable()
             conditions = conditions_of(site)
+    refuse_lacking_head(source, target_on(target, conditions), known=True)
 
     alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
 

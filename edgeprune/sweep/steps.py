@@ -116,7 +116,7 @@ class RealSteps:
         where: dict[str, Any] = {
             "imgsz": job.target.imgsz,
             "seed": job.seed,
-            "head": job.target.exported_head,
+            "head": job.head,
             "teacher": None,
         }
         settings = replace(TrainSettings.of(finetuning, **where), epochs=job.epochs)
@@ -313,7 +313,7 @@ def _training_key(job: Job, pruned: Pruned) -> str:
         "imgsz": job.target.imgsz,
         "digest": job.digest,
         "seed": job.seed,
-        "head": job.target.exported_head,
+        "head": job.head,
         "teacher": job.taught_by,
         "packages": versions_of(("torch", "ultralytics")),
         **best_by(job.task),

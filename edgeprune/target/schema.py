@@ -430,6 +430,16 @@ class Target(_Part):
             return "nms"
         return "raw" if self._no_sorted_head or self._leaves_raw_head else self.export.head
 
+    @property
+    def possible_heads(self) -> tuple[str, ...]:
+        """What :attr:`exported_head` may come to once the release of the device's TensorRT is known, that of the oldest
+        first."""
+        own = self.exported_head
+        if self.oldest_tensorrt is None:
+            return (own,)
+        newer = oldest_in(self._tensorrt_range, lambda release: self.at_tensorrt(release).exported_head != own)
+        return (own,) if newer is None else (own, self.at_tensorrt(newer).exported_head)
+
     def head_note(self, *, known: bool) -> str:
         """Why a model with two heads is exported with its raw one; empty where ``auto`` leaves the choice to it.
 
@@ -502,7 +512,10 @@ class Target(_Part):
         return "fp32" if self.on_cpu else "fp16"
 
     def at_tensorrt(self, version: str) -> Target:
-        """The same target where the device's TensorRT is known: what depends on the release follows this one."""
+        """The same target where the device's TensorRT is known: what depends on the release follows this one; as it is
+        where a runtime tells none."""
+        if not version:
+            return self
         return self.model_copy(update={"device": self.device.model_copy(update={"tensorrt": f"=={version}"})})
 
     def at_cpu(self, machine: str, isa: str) -> Target:
