@@ -197,7 +197,7 @@ def _levers(
         source = checkpoint.load(inputs.weights.path, trust=trust)
         # two builds that screen at once would disturb each other's measurements
         with open_workspace(root), _full_disk_told(root):
-            chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED)
+            chosen, why = choose_precision(site, source, inputs.dataset, root / SCREENED, stated=target)
     reporter.note(why)
     chosen_keys = {"precision": chosen.precision, "export.head": chosen.export.head, "export.nms": chosen.export.nms}
     return target.changed({**chosen_keys, "levers": "named"}), why

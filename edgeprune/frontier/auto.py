@@ -7,6 +7,7 @@ not take. Input size and other checkpoints are left to people: what they cost is
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from edgeprune.checkpoint import Checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.frontier.choose import loss
-from edgeprune.frontier.levers import forms
+from edgeprune.frontier.levers import forms, refused_by
 from edgeprune.frontier.output_form import choose_output
 from edgeprune.frontier.screening import Screening, screen
 from edgeprune.measure.variants import site_with
@@ -29,7 +30,13 @@ SHARE_OF_FLOOR = 0.5  # of the accuracy that may be lost; the rest is for what i
 
 
 def choose_precision(
-    site: Site, source: Checkpoint, dataset: Dataset, keep: Path, screener: Callable[..., Screening] = screen
+    site: Site,
+    source: Checkpoint,
+    dataset: Dataset,
+    keep: Path,
+    screener: Callable[..., Screening] = screen,
+    *,
+    stated: Target | None = None,
 ) -> tuple[Target, str]:
     """The site's target with the output form and the number format that its budget in ms is best met in, and why.
 
@@ -39,6 +46,7 @@ def choose_precision(
         dataset: calibrates INT8, and measures what a number format costs.
         keep: folder of finished screenings, in the run directory of the build.
         screener: what times forms without training.
+        stated: the target as its profile states it, which is to allow what is chosen; the site's when None.
     """
     with TemporaryDirectory(prefix="edgeprune-levers-", ignore_cleanup_errors=True) as scratch, quiet():
         # another format would leave behind what is finished, and the epochs of its training
@@ -46,7 +54,10 @@ def choose_precision(
         output = choose_output(site, source, "model", dataset, Path(scratch) / "outputs", keep, screener)
         site = site_with(site, output.keys)
         asked = [form for form in forms(site.target, "model") if "size" not in form.levers]
-        found = screener(site, asked, {"model": source}, dataset, Path(scratch) / "forms", keep)
+        refused = refused_by((stated or site.target).changed(output.keys), asked)
+        able = [form for form in asked if form.name not in refused]
+        found = screener(site, able, {"model": source}, dataset, Path(scratch) / "forms", keep)
+        found = replace(found, refused={**refused, **found.refused})
     best, why = choice(found.screened, site.target)
     said = f"levers auto: {why}{found.refused_text}" + (f". {output.why.rstrip('.')}" if output.measured else "")
     return site.target.changed({**best.form.keys, "levers": "named"}), said

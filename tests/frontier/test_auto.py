@@ -90,6 +90,23 @@ def test_what_was_chosen_stays_once_a_stage_has_finished(tmp_path: Path) -> None
     assert told == [(True, False), (True, True)]
 
 
+def test_a_format_that_the_profile_s_range_forbids_is_not_chosen(tmp_path: Path) -> None:
+    """INT8 with NMS inside: the board's 10.16 builds it, and no profile that allows 10.3 states it."""
+    keys = {"budget": {"latency_ms": 6.0}, "imgsz": 96, "export.nms": True}
+    asked = load_target("jetson-orin-nano").changed(keys)
+    site = stand_in_site(asked.at_tensorrt("10.16.0"), StandIn(1.0, 0.0), Silent())
+
+    def screener(_: Any, given: Any, *__: Any, **___: Any) -> Screening:
+        return Screening(tuple(one for one in screened(site.target, 2.0, 0.0) if one.form in given), {})
+
+    source: Any = type("Source", (), {"task": "classify"})()
+    given: Any = (site, source, None, tmp_path, screener)
+    assert choose_precision(*given)[0].precision == "int8-fp16", "as the device could"
+    chosen, why = choose_precision(*given, stated=asked)
+    assert chosen.precision == "fp16" and "int8-fp16 does not run here: " in why
+    assert "a device.tensorrt from 10.4 on" in why
+
+
 def test_from_frame_to_boxes_a_build_takes_the_output_form_that_was_measured(tmp_path: Path) -> None:
     asked = target(6.0).changed({"budget.scope": "end_to_end"})
     checkpoint.save(YOLO("yolov8n.yaml").model, tmp_path / "n.pt")  # pyright: ignore[reportArgumentType]
@@ -140,7 +157,7 @@ def test_levers_are_measured_by_one_build_of_a_folder_at_a_time(
     def opened(asked: Target, **_: Any) -> Any:
         yield stand_in_site(asked, StandIn(1.0, 0.0))
 
-    def choose(site: Any, source: Any, dataset: Any, keep: Path) -> tuple[Target, str]:
+    def choose(site: Any, source: Any, dataset: Any, keep: Path, **_: Any) -> tuple[Target, str]:
         measured.append(keep)
         return asked.changed({"levers": "named"}), "levers auto: fp32 stays"
 
