@@ -32,16 +32,27 @@ def copy_without_criterion(model: nn.Module, memo: dict[int, Any] | None = None)
 def set_raw_outputs(model: nn.Module) -> nn.Module:
     """Put a model into evaluation mode with a head that returns its raw maps; gives the model back.
 
-    The raw maps hold both branches of a dual head and exist before anything is decoded or sorted.
+    The raw maps hold both branches of a dual head and exist before anything is decoded or sorted. With them come the
+    maps that are there for training alone (:func:`semantic_part`): what they read must stay as wide as they read it.
     """
     model.eval()
     head_of(model).training = True
+    if semantic_part(model) is not None:
+        head_of(model).proto.training = True
     return model
 
 
 def head_of(model: Any) -> Any:
     """The last block of an Ultralytics model."""
     return model.model[-1]
+
+
+def semantic_part(model: Any) -> Any:
+    """The layers of YOLO26-seg that only training runs, for its loss by semantic masks; None where there are none.
+
+    The block that holds them (``Proto26``) asks its own flag whether it trains, not the head's.
+    """
+    return getattr(getattr(head_of(model), "proto", None), "semseg", None)
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

@@ -33,19 +33,36 @@ def refuse_fused_head(model: nn.Module) -> None:
     """Raise DataError for a head that ``fuse()`` left without what its loss and its raw maps are made of (Pose26)."""
     last = _last_layer(model)
     if hasattr(last, "flow_model") and last.flow_model is None:
-        raise DataError(
-            f"the model was fused, which removed layers that its head ({type(last).__name__}) is trained with; give "
-            "the checkpoint from before fuse()"
-        )
+        raise DataError(_fused(last))
+
+
+def _fused(head: nn.Module) -> str:
+    return (
+        f"the model was fused, which removed layers that its head ({type(head).__name__}) is trained with; give the "
+        "checkpoint from before fuse()"
+    )
 
 
 def refuse_untrainable_head(model: nn.Module) -> None:
-    """Raise DataError for a head that ``fuse()`` left without a part that training needs."""
+    """Raise DataError for a head that cannot be trained: ``fuse()`` left it without a part that only training needs,
+    or an earlier edgeprune pruned what such a part reads and not the part (YOLO26-seg)."""
     refuse_fused_head(model)
     if not has_one_to_many_head(model):
         raise DataError(
             "the model was fused, which removed the one of its two heads that training learns most from; give the "
             "checkpoint from before fuse()"
+        )
+    proto: Any = getattr(_last_layer(model), "proto", None)
+    if not hasattr(proto, "semseg"):
+        return
+    if proto.semseg is None:
+        raise DataError(_fused(_last_layer(model)))
+    reads, given = proto.semseg[0].conv.in_channels, proto.feat_fuse.conv.in_channels
+    if reads != given:
+        raise DataError(
+            "the model was pruned so that it cannot be trained, as an earlier edgeprune did: proto.semseg, which only "
+            f"training runs, reads {reads} channels where {given} are given; next: prune the original again "
+            "(edgeprune prune ORIGINAL.pt)"
         )
 
 

@@ -14,6 +14,7 @@ from edgeprune.pruning.copies import (
     copy_without_criterion,
     head_of,
     output_tensors,
+    semantic_part,
     set_raw_outputs,
 )
 from edgeprune.pruning.heads import has_end_to_end_head, refuse_fused_head, ships_end_to_end
@@ -55,6 +56,8 @@ def loss_model(model: nn.Module, head: str = "auto", *, own_weights: bool = True
 
     copied = copy_without_criterion if own_weights else copy_sharing_weights
     result: Any = set_raw_outputs(copied(model))
+    if semantic_part(result) is not None:  # it does not ship, and its loss wants masks that an export's images lack
+        head_of(result).proto.training = False
     result.criterion = None
     result.class_weights = None  # of the training that it comes from, by that data set's counts (cls_pw)
     result.args = get_cfg(overrides={})  # the loss reads its gains here; training's own gains do not matter for ranks

@@ -198,7 +198,7 @@ def met_unpruned(judged: latency.JudgedLatency) -> latency.JudgedLatency:
 
 STAGE = Stage(
     name="prune",
-    version=11,
+    version=12,
     facts=PruneFacts,
     inputs=_inputs,
     run=_run,

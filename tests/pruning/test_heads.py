@@ -17,7 +17,7 @@ from edgeprune.pruning.api import prune
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
 from edgeprune.pruning.depth import least_important_blocks
-from edgeprune.pruning.heads import training_only
+from edgeprune.pruning.heads import refuse_untrainable_head, training_only
 from edgeprune.pruning.loss import loss_model, mean_loss
 from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
@@ -170,6 +170,51 @@ def test_what_fuse_left_without_a_head_for_training_is_refused_before_any_epoch(
         finetune(
             tmp_path / "fused.pt", data="d.yaml", out=tmp_path / "out", settings=TrainSettings(), work=tmp_path / "w"
         )
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_fused_segmenter_prunes_and_is_not_trained(stock, tmp_path, end_to_end):
+    """What training alone runs of its prototypes is gone, whichever of its heads was left."""
+    fused = _fused(stock("yolo26n-seg.yaml"), end_to_end)
+    if not end_to_end:
+        fused.model[-1].one2one_cv2 = fused.model[-1].one2one_cv3 = None
+    save(fused, tmp_path / "fused.pt")
+    assert prune(fused, ratio=0.3, imgsz=64, importance="l2").plan.params
+    with pytest.raises(DataError, match=r"the model was fused, which removed .*; give the checkpoint from before fuse"):
+        _trained(tmp_path, "fused.pt")
+
+
+def test_a_segmenter_pruned_without_what_only_training_runs_is_refused_before_any_epoch(stock, tmp_path):
+    """As an earlier version pruned it: the widths of what a layer reads went, and the layer stayed as it was."""
+    model = stock("yolo26n-seg.yaml")
+    pruner = Pruner(model, 64)
+    pruned = pruner.apply(pruner.plan(macs_speed_up=2, importance="random"), check=False)
+    refuse_untrainable_head(pruned)
+    given = pruned.model[-1].proto.semseg[0].conv.in_channels
+    assert given < 64
+    pruned.model[-1].proto.semseg = copy.deepcopy(model.model[-1].proto.semseg)
+    save(pruned, tmp_path / "earlier.pt")
+    with pytest.raises(DataError, match=rf"reads 64 channels where {given} are given; next: prune the original"):
+        _trained(tmp_path, "earlier.pt")
+
+
+def _trained(folder, weights):
+    return finetune(folder / weights, data="d.yaml", out=folder / "out", settings=TrainSettings(), work=folder / "w")
+
+
+@pytest.mark.parametrize("head", ["auto", "raw"])
+def test_what_only_training_runs_follows_the_width_that_it_reads_and_keeps_its_own(stock, head):
+    """It neither ships nor counts, and no channel is ranked by it; its loss wants masks that no calibration has."""
+    model = stock("yolo26n-seg.yaml")
+    pruner = Pruner(model, 64, head=head)
+    part = "model.23.proto.semseg"
+    own = {one.name: one.fixed for one in pruner.dimensions if one.name.startswith(part)}
+    assert own == {f"{part}.0": TRAINING_ONLY, f"{part}.1": TRAINING_ONLY, f"{part}.2": "an output of the model"}
+    assert not any("semseg" in layer.name for layer in layers_of(pruner.model, pruner.structure))
+    read = [one for one in pruner.dimensions if any(f"{part}.0.conv" in these.members for these in one.parts)]
+    assert [(one.name, one.fixed) for one in read] == [("model.16.cv2", None), (f"{part}.0", TRAINING_ONLY)]
+    ready = loss_model(model, head)
+    assert not ready.model[-1].proto.training and mean_loss(ready, [_labelled()]) > 0
 
 
 def test_a_head_that_the_model_has_not_is_refused_by_whoever_is_told_one(stock, tmp_path):

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 import ultralytics
+from ultralytics.cfg import get_cfg
 
 from edgeprune.checkpoint import parameter_count, save, shape_signature, signature_of
 from edgeprune.errors import TargetError
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.heads import has_end_to_end_head
 from edgeprune.pruning.pruner import Pruner
+from tests.pruning.test_loss import batch_of
 
 DETECT = ["yolov8{}", "yolo11{}", "yolo26{}"]
 OTHER = ["-seg", "-pose", "-obb", "-cls"]
@@ -47,6 +49,26 @@ def test_pruned_models_compute_what_the_masked_original_does(stock, name):
         assert parameter_count(pruned) == plan.params[1]
         _every_free_width_is_aligned(pruner, plan)
         del pruned
+
+
+@pytest.mark.parametrize("name", [name for name in [*MATRIX, *MORE] if name.partition("-")[0].endswith(("n", "t"))])
+def test_a_pruned_model_takes_a_step_of_training(stock, name):
+    """By the stock model's own forward pass and loss: some layers run in training alone."""
+    model = stock(f"{name}.yaml")
+    pruner = Pruner(model, 64)
+    pruned = pruner.apply(pruner.plan(macs_speed_up=2, importance="random", seed=1), check=False).train()
+    widths = {key: value.shape for key, value in model.state_dict().items()}
+    assert any(value.shape != widths[key] for key, value in pruned.state_dict().items())
+    pruned.args = get_cfg()
+    batch = batch_of(name[name.find("-") :] if "-" in name else "", 2)
+    labels = {"sem_masks": torch.zeros_like(batch.labels["masks"])} if "masks" in batch.labels else {}
+    for parameter in pruned.parameters():
+        parameter.requires_grad_(True)
+    loss, _ = pruned.loss({**batch.labels, **labels, "img": batch.images})
+    loss.sum().backward()
+    unreached = {key for key, one in pruned.named_parameters() if one.grad is None and "dfl" not in key}
+    assert torch.isfinite(loss).all()
+    assert not unreached
 
 
 def _every_free_width_is_aligned(pruner, plan):
