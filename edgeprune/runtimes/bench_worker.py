@@ -483,6 +483,10 @@ class Timer:
         run()
         return (perf_counter() - started) * 1e3
 
+    def keep(self, ms: float) -> None:
+        """Keep a sample that counts: neither a warm-up nor one that settles."""
+        self.values_ms.append(ms)
+
     def warm_up(self, least_s: float, least_runs: int = 0, most_s: float = math.inf) -> None:
         """Run ``least_runs`` times and for ``least_s``, on until two windows agree, at most 5 times that, and no longer
         than ``most_s``."""
@@ -509,7 +513,7 @@ class Timer:
             self.warmups_ms.append(self.sample())
         for _ in range(count):
             cpu = process_time()
-            self.values_ms.append(self.sample())
+            self.keep(self.sample())
             self.cpu_ms.append((process_time() - cpu) * 1e3)
 
     def timed_model(self) -> TimedModel:

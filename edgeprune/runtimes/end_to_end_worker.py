@@ -117,19 +117,17 @@ class EndToEndTimer(SessionTimer):
         self.boxes = len(boxes_of(output, placement))
         self.latest_s = (ready - started, ran - ready, perf_counter() - ran)
 
-    def sample(self) -> float:
-        """One timed run, its parts kept beside it."""
-        ms = super().sample()
+    def keep(self, ms: float) -> None:
+        """Keep a sample that counts, its parts beside it."""
+        super().keep(ms)
         for part, seconds in zip(PARTS, self.latest_s):  # noqa: B905  Python 3.8 knows no strict
             self.parts_ms[part].append(seconds * 1e3)
-        return ms
 
     def timed_model(self) -> TimedModel:
         """What was measured, with the medians of the parts."""
-        taken = len(self.values_ms)
         return replace(
             super().timed_model(),
-            parts_ms={part: float(np.median(ms[-taken:])) for part, ms in self.parts_ms.items()},
+            parts_ms={part: float(np.median(ms)) for part, ms in self.parts_ms.items()},
             boxes=self.boxes,
             frames=tuple(frame.shape[:2] for frame in self.frames),
         )
@@ -171,9 +169,11 @@ def time_parts(job: EndToEndJob) -> EndToEndTimes:
     (path,) = job.models
     model = EndToEndTimer(path, job, [frame_of(job.image)], batch=job.batch, imgsz=job.imgsz)
     warmups = max(3, job.runs // 5)
-    for _ in range(job.runs + warmups):
+    for _ in range(warmups):
         model.sample()
-    pre, inference, post = (tuple(model.parts_ms[part][-job.runs :]) for part in PARTS)
+    for _ in range(job.runs):
+        model.keep(model.sample())
+    pre, inference, post = (tuple(model.parts_ms[part]) for part in PARTS)
     height, width = model.frames[0].shape[:2]
     return EndToEndTimes(pre, inference, post, model.boxes, (height, width))
 

@@ -214,9 +214,33 @@ def test_each_part_gets_its_own_time_and_the_whole_is_their_sum(
     monkeypatch.setattr(end_to_end_worker, "prepared", taking(0.002, prepared))
     monkeypatch.setattr(end_to_end_worker, "boxes_of", taking(0.011, boxes_of))
     timer.model = taking(0.005, timer.model)
-    assert [timer.sample() for _ in range(3)] == pytest.approx([18.0] * 3)
+    timer.take_block(3, settle=False)
+    assert timer.values_ms == pytest.approx([18.0] * 3)
     for part, ms in {"pre": 2.0, "model": 5.0, "post": 11.0}.items():
         assert timer.parts_ms[part] == pytest.approx([ms] * 3)
+
+
+def test_parts_are_those_of_the_samples_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-ups, and the run that settles a block, are in no part's median, and no block's samples are left out."""
+    now, lasts = 0.0, iter([50, 60, 70, *[900, 1, 2, 3] * 2])
+
+    def taking(*args: Any) -> Any:
+        nonlocal now
+        now += next(lasts) / 1e3
+        return model(*args)
+
+    path = detector(tmp_path / "m.onnx", head())
+    timer = EndToEndTimer(str(path), OrtJob((str(path),), "CPUExecutionProvider", {}, 1, False), [frame_of(None)])
+    for module in (bench_worker, end_to_end_worker):
+        monkeypatch.setattr(module, "perf_counter", lambda: now)
+    model, timer.model = timer.model, taking
+    for _ in range(3):
+        timer.warmups_ms.append(timer.sample())
+    for _ in range(2):
+        timer.take_block(3, settle=True)
+    assert timer.values_ms == timer.parts_ms["model"] == pytest.approx([1, 2, 3] * 2)
+    assert timer.warmups_ms == pytest.approx([50, 60, 70, 900, 900])
+    assert timer.timed_model().parts_ms == pytest.approx({"pre": 0, "model": 2, "post": 0})
 
 
 def test_the_first_models_boxes_stand_in_for_an_untrained_candidates(tmp_path: Path) -> None:
