@@ -20,7 +20,8 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
     Args:
         name: one of ``NAMES``.
         device: where it runs; this machine when None.
-        target: how trtexec is started and builds; as it does by itself when None.
+        target: how trtexec is started and builds, and the precision that ONNX Runtime is to compute in; as trtexec does
+            by itself, and FP32, when None.
 
     Raises:
         TargetError: no runtime has this name, or it cannot be driven from afar.
@@ -30,10 +31,11 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
     from edgeprune.runtimes.tensorrt_ import TensorRt
     from edgeprune.runtimes.trtexec_ import TrtExec
 
+    precision = target.precision if target else "fp32"
     made = {
         "onnxruntime": lambda: OnnxRuntime("cpu", device),
         "onnxruntime-cuda": lambda: OnnxRuntime("cuda", device),
-        "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt", device),
+        "onnxruntime-tensorrt": lambda: OnnxRuntime("tensorrt", device, precision=precision),
         "onnxruntime-tensorrt-rtx": lambda: OnnxRuntime("tensorrt-rtx", device),
         "tensorrt": lambda: TensorRt(device),
         "trtexec": lambda: TrtExec.of_target(target, device) if target else TrtExec(device),
@@ -50,7 +52,7 @@ def runtime(name: str, device: Device | None = None, *, target: Target | None = 
             )
         if name.startswith("onnxruntime"):
             frames = target is not None and target.budget.scope == "end_to_end"
-            return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device, frames=frames)
+            return RemoteOnnxRuntime(name.partition("-")[2] or "cpu", device, frames=frames, precision=precision)
         if name != "trtexec":
             raise TargetError(
                 f"runtime {name} runs in this process and cannot be driven on {device.name}; "

@@ -139,6 +139,13 @@ def require_precision(proto: Any, precision: str, path: Path) -> None:
             )
 
 
+def is_below_fp32(proto: Any) -> bool:
+    """Whether a graph holds weights in half precision or computes in whole numbers."""
+    from onnx import TensorProto
+
+    return TensorProto.FLOAT16 in weight_types(proto) or holds_int8(proto)
+
+
 def holds_int8(proto: Any) -> bool:
     """Whether any part of a graph computes in whole numbers, by whatever operators."""
     return any(node.op_type in INT8_OPS for node in proto.graph.node)

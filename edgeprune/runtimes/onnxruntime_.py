@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -56,7 +57,7 @@ from edgeprune.runtimes.jobs import (
     TimedModel,
     TimedModels,
 )
-from edgeprune.runtimes.onnx_facts import is_whole, read_model, require_precision, require_single_file
+from edgeprune.runtimes.onnx_facts import is_below_fp32, is_whole, read_model, require_precision, require_single_file
 from edgeprune.runtimes.worker import (
     Answer,
     OnProgress,
@@ -79,6 +80,10 @@ PROVIDERS = {
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
 COMPILING = (PROVIDERS["tensorrt"], PROVIDERS["tensorrt-rtx"])  # they compile when they load: the engine is the graph
+TYPED_FROM = (1, 18)
+"""The first release of ONNX Runtime that came with a TensorRT (10.0) whose networks it makes strongly typed; 1.15 to
+1.17 came with 8.6."""
+TYPED_REMEDY = "set the target's runtime to trtexec or onnxruntime-cuda, or its precision to fp32"
 RTX_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 JETSON_INDEX = "https://pypi.jetson-ai-lab.io"  # NVIDIA's: PyPI has no onnxruntime-gpu for a Jetson
 ENGINE_KEY = "edgeprune.engine"  # metadata entry of an engine: the identity it was built for, and its precision
@@ -90,15 +95,16 @@ class OnnxRuntime(Runtime):
     Args:
         provider: ``cpu``, ``cuda``, ``tensorrt`` or ``tensorrt-rtx``.
         machine: this one as a target has it, with power mode and clocks; as it is when None.
+        precision: of the graphs that it is to run: what would compute them in another one is not available.
 
     Raises:
         TargetError: another provider.
     """
 
-    def __init__(self, provider: str = "cpu", machine: Device | None = None) -> None:
+    def __init__(self, provider: str = "cpu", machine: Device | None = None, *, precision: str = "fp32") -> None:
         if provider not in PROVIDERS:
             raise TargetError(f"provider {provider!r} is not one of {', '.join(PROVIDERS)}")
-        self.provider = PROVIDERS[provider]
+        self.provider, self.precision = PROVIDERS[provider], precision
         self._machine = machine if machine is not None else LocalDevice()
         self._board = machine if machine is not None and has_power_modes(machine.facts()) else None
         self.name = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
@@ -138,7 +144,27 @@ class OnnxRuntime(Runtime):
             )
         if not cpu_only and not self._machine.facts().has_gpu:
             return NO_GPU
+        if weak := self._weak_for(self.precision):
+            return weak
         return Availability(True, f"onnxruntime {ort.__version__}, {self.provider}")
+
+    def _seen(self) -> tuple[str, DeviceFacts]:
+        """Version of the ONNX Runtime that is here, and what the device is."""
+        import onnxruntime as ort
+
+        return ort.__version__, self._machine.facts()
+
+    def _weak_for(self, precision: str) -> Availability | None:
+        """Why graphs of a precision cannot be left to the provider; None where they can."""
+        if precision == "fp32" or self.provider != PROVIDERS["tensorrt"]:
+            return None
+        seen = weakly_typed(*self._seen())
+        return Availability(False, seen, TYPED_REMEDY) if seen else None
+
+    def _refuse_weak(self, model: Path) -> None:
+        """Raise ``DeviceError`` for a graph below FP32 that the provider would compute in FP32."""
+        if (weak := self._weak_for("lower")) and is_below_fp32(read_model(model, weights=False)):
+            raise DeviceError(f"{model}: {weak.detail}; next: {weak.remedy}")
 
     def _installed_by(self, package: str, *options: str) -> str:
         """The command that installs one of the packages here."""
@@ -183,11 +209,13 @@ class OnnxRuntime(Runtime):
 
         Raises:
             DataError: ``onnx`` cannot be read.
+            DeviceError: the TensorRT provider would compute the graph in another precision than its own.
             StageError: the graph does not have the precision that was asked, or lost its metadata.
         """
         self._require()
         proto = require_single_file(onnx)
         require_precision(proto, precision, onnx)
+        self._refuse_weak(onnx)
         wanted = {entry.key: entry.value for entry in proto.metadata_props}
         partial = engine.with_name(f".{engine.name}.{uuid.uuid4().hex[:8]}.onnx")
         try:
@@ -217,6 +245,7 @@ class OnnxRuntime(Runtime):
     def session(self, model: Path, *, threads: int = 0) -> Iterator[Session]:
         """Load a model in this process. An engine built for another machine is refused (``DeviceError``)."""
         self._require()
+        self._refuse_weak(Path(model))
         try:
             loaded = OrtSession(open_session(Path(model), self.provider, threads, self._options([model])), Path(model))
         except JobError as error:
@@ -390,6 +419,7 @@ class OnnxRuntime(Runtime):
         for model in models:
             require_model(model, ".onnx", ".engine")
             self._refuse_foreign(Path(model))
+            self._refuse_weak(Path(model))
         return {
             "models": tuple(str(Path(model).resolve()) for model in models),
             "provider": self.provider,
@@ -460,6 +490,27 @@ class OrtSession:
         except Exception as error:  # ONNX Runtime's own exceptions have no common public base
             raise DataError(f"{self._path}: ONNX Runtime cannot run it: {first_line(error)}") from error
         return dict(zip(self.output_names, found, strict=True))
+
+
+def weakly_typed(version: str, facts: DeviceFacts) -> str:
+    """Why the TensorRT provider of an ONNX Runtime computes a graph of any precision in FP32, and does not say so.
+
+    It makes a network strongly typed where it was built with TensorRT 9 or later, and which one that was it does not
+    tell: a release is known by its version, and what was built for a board by the board's own TensorRT. Empty for
+    anything else, a private build with TensorRT 8 on a desktop too.
+
+    Args:
+        version: of ONNX Runtime.
+        facts: of the device.
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers < TYPED_FROM:
+        built = f"onnxruntime {version} came with TensorRT 8 or older"
+    elif facts.l4t and facts.tensorrt.startswith("8.") and not facts.tensorrt_pip:
+        built = f"onnxruntime {version} on a board with TensorRT {facts.tensorrt}"
+    else:
+        return ""
+    return f"{built}, by which its {PROVIDERS['tensorrt']} computes FP16 and INT8 graphs in FP32"
 
 
 def _is_whole(model: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.host import HostState
 from edgeprune.devices.archive import archive
 from edgeprune.devices.base import Completed
@@ -58,10 +59,11 @@ class RemoteOnnxRuntime(OnnxRuntime):
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
         device: where.
         frames: whether whole frames will be timed, which takes OpenCV too.
+        precision: of the graphs that it is to run, see :class:`OnnxRuntime`.
     """
 
-    def __init__(self, provider: str, device: RemoteDevice, *, frames: bool = False) -> None:
-        super().__init__(provider)
+    def __init__(self, provider: str, device: RemoteDevice, *, frames: bool = False, precision: str = "fp32") -> None:
+        super().__init__(provider, precision=precision)
         self.device = device
         self._frames = frames
         self.simulated = device.simulated
@@ -82,6 +84,8 @@ class RemoteOnnxRuntime(OnnxRuntime):
             return Availability(False, seen, self._remedy())
         if self.provider != PROVIDERS["cpu"] and not self.device.facts().has_gpu:
             return replace(NO_GPU, remedy=self.device.typed(NO_GPU.remedy))
+        if weak := self._weak_for(self.precision):
+            return weak
         return Availability(True, f"onnxruntime {version}, {self.provider}, on {self.device.name}")
 
     def _remedy(self) -> str:
@@ -99,6 +103,10 @@ class RemoteOnnxRuntime(OnnxRuntime):
         wheels = f"PyPI has no onnxruntime-gpu for a Jetson: install that of its JetPack from {JETSON_INDEX}"
         return f"{wheels}, with {wanted.replace(' ', ' and ')}, and {named}{other}"
 
+    def _seen(self) -> tuple[str, DeviceFacts]:
+        assert self._ort is not None  # availability found it
+        return self._ort.onnxruntime, self.device.facts()
+
     def identity(self) -> dict[str, str]:
         """The device's own, with runtime and provider."""
         self._require()
@@ -111,6 +119,7 @@ class RemoteOnnxRuntime(OnnxRuntime):
         """Load a model there and run it image by image. An engine built for another machine is refused."""
         self._require()
         self._refuse_foreign(Path(model))
+        self._refuse_weak(Path(model))
         with self.device:
             remote = RemoteSession(self.device, lambda: self._session_argv(Path(model), threads))
             try:

@@ -22,7 +22,8 @@ from edgeprune.devices.remote import RemoteDevice
 from edgeprune.errors import DeviceError, TargetError
 from edgeprune.runtimes import bench_worker, onnxruntime_, runtime
 from edgeprune.runtimes.bench_worker import JobError, device_times, node_times, nodes_by_provider, refuse_fallback
-from edgeprune.runtimes.jobs import OptimizeJob, OrtJob, ProfileJob
+from edgeprune.runtimes.jobs import OptimizeJob, OrtDescription, OrtJob, ProfileJob
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.runtimes.remote_onnxruntime import RemoteOnnxRuntime
 from edgeprune.runtimes.remote_worker import optimize
 from edgeprune.target import load_target
@@ -332,6 +333,62 @@ def test_a_jetson_is_told_where_its_wheels_are(
         assert ("opencv-python" in remedy, "runtime to trtexec" in remedy) == (frames, not frames)
     remedy = RemoteOnnxRuntime("cpu", there).availability().remedy
     assert "numpy onnxruntime'" in remedy and "jetson" not in remedy
+
+
+JETPACK_6_0 = {"l4t": "36.3.0", "tensorrt": "8.6.2"}
+
+
+@pytest.mark.parametrize(
+    ("version", "facts", "seen"),
+    [
+        ("1.17.1", {"gpu_nodes": ("nvidia0",)}, "onnxruntime 1.17.1 came with TensorRT 8 or older"),
+        ("1.18.0", {"gpu_nodes": ("nvidia0",)}, ""),
+        ("1.22.0", {"gpu_nodes": ("nvidia0",), "tensorrt": "8.6.1"}, ""),  # of another program, or a build's: unknown
+        ("1.18.0", JETPACK_6_0, "onnxruntime 1.18.0 on a board with TensorRT 8.6.2"),
+        ("1.20.0", {**JETPACK_6_0, "tensorrt_pip": "10.7.0"}, ""),
+        ("1.20.0", {"l4t": "36.4.0", "tensorrt": "10.3.0"}, ""),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_graph_below_fp32_is_not_left_to_a_provider_that_computes_it_in_fp32(
+    version: str, facts: dict[str, Any], seen: str, there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A weakly typed network without a flag is built in FP32, and ONNX Runtime does not say so."""
+    import onnxruntime as ort
+
+    monkeypatch.setattr(ort, "__version__", version)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, "CPUExecutionProvider"])
+    machine = Machine(**facts)
+    half, whole = convolutions(tmp_path / "half.onnx", half=True), convolutions(tmp_path / "whole.onnx")
+
+    def used(precision: str) -> OnnxRuntime:
+        target = load_target("desktop-cuda").model_copy(update={"precision": precision})
+        if not there:
+            made = runtime("onnxruntime-tensorrt", machine, target=target)
+        else:
+            device = RemoteDevice(Here("user@board"))
+            made = runtime("onnxruntime-tensorrt", device, target=target)
+            assert isinstance(made, RemoteOnnxRuntime)
+            monkeypatch.setattr(device, "facts", machine.facts)
+            made._ort = OrtDescription(version, (TENSORRT,), "3.10", sys.executable)
+        assert isinstance(made, OnnxRuntime)
+        return made
+
+    assert used("fp32").availability().ok
+    found = used("fp16").availability()
+    used("fp32")._refuse_weak(whole)
+    if not seen:
+        assert found.ok
+        used("fp32")._refuse_weak(half)
+        return
+    assert not found.ok and found.detail == f"{seen}, by which its {TENSORRT} computes FP16 and INT8 graphs in FP32"
+    assert "trtexec or onnxruntime-cuda" in found.remedy
+    with pytest.raises(DeviceError, match=f"half.onnx: {seen}, .*; next: set the target's runtime to trtexec"):
+        used("fp32").engine_from_onnx(half, tmp_path / "engine.onnx", precision="fp16")
+    with pytest.raises(DeviceError, match=f"half.onnx: {seen}"), used("fp32").session(half):
+        pass
+    with pytest.raises(DeviceError, match=f"half.onnx: {seen}"):
+        used("fp32")._job_fields([whole, half], 1)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # ONNX Runtime's own, of its fallback
