@@ -193,7 +193,9 @@ def copied(folder: Path) -> Path:
 
 def built(folder: Path) -> Path:
     argv = [sys.executable, "-m", "zensical", "build", "--clean"]
-    subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=1200)
+    print(done.stdout, done.stderr, sep="\n")  # which pytest shows where it failed
+    done.check_returncode()
     return folder / "site"
 
 
