@@ -463,7 +463,8 @@ class Calibration(Settings):
     """Images of the training split that INT8 is calibrated on; fewer than 64 is a warning. Any precision below FP32 is
     tried on as many that do not judge, to choose layers and formats by; on the whole of val where test judges."""
     method: CalibrationMethod = "entropy"
-    """How a range is chosen from the values seen."""
+    """How a range is chosen from the values seen: all of them (``minmax``), a share of them (``percentile``), or at
+    least those of the first images and of the others what costs least by their distribution (``entropy``)."""
     percentile: Annotated[float, Gt(50), Le(100)] = 99.99
     """Share of the values that a range covers, in percent, for ``percentile``."""
     reduce_range: bool | None = None

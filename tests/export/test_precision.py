@@ -322,6 +322,24 @@ def test_the_methods_differ(small, train_images, tmp_path):
     assert (tmp_path / "entropy.onnx").read_bytes() != (tmp_path / "minmax.onnx").read_bytes()
 
 
+def test_entropy_covers_the_first_piece_of_images_whole(small, train_images, tmp_path, monkeypatch):
+    """As the documentation says: of images that are all one piece it is minmax, and of several it is within."""
+    source = small("yolov8", "classify")
+    ranges = {}
+    for name, method, most in (("all", "minmax", 16), ("one", "entropy", 16), ("several", "entropy", 1)):
+        monkeypatch.setattr(int8, "MOST_STACKS", most)
+        quantize_to_int8(source, tmp_path / f"{name}.onnx", train_images[:16], method=method)
+        constants = load_graph(tmp_path / f"{name}.onnx").graph.initializer
+        ranges[name] = {
+            one.name: float(onnx.numpy_helper.to_array(one))
+            for one in constants
+            if one.name.endswith("_scale") and not one.dims
+        }
+    assert ranges["one"] == pytest.approx(ranges["all"], rel=1e-4)
+    assert all(ranges["several"][name] <= scale * 1.0001 for name, scale in ranges["all"].items())
+    assert ranges["several"] != pytest.approx(ranges["all"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("batch", "count"),
     [(8, 16), (8, 17), (12, 23), (16, 16), (32, 16), (32, 63), pytest.param(64, 20, marks=pytest.mark.slow)],
