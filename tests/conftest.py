@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,13 @@ os.environ.setdefault("YOLO_OFFLINE", "true")  # nor asks the network
 if "EDGEPRUNE_CACHE" not in os.environ:  # nor leaves anything in the user's cache
     os.environ["EDGEPRUNE_CACHE"] = tempfile.mkdtemp(prefix="edgeprune-cache-")
     atexit.register(shutil.rmtree, os.environ["EDGEPRUNE_CACHE"], ignore_errors=True)
+
+# What ignores a signal hands that on to every program that it starts, and edgeprune keeps to it: under nohup, or behind
+# & in a script, tests that stop one by that signal would wait for ever. A handler is not handed on.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    in_a_worker = number == signal.SIGHUP and "PYTEST_XDIST_WORKER" in os.environ  # it ends with who started it
+    if in_a_worker or signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 settings.register_profile("edgeprune", deadline=None)  # other work on the machine fails no example
 settings.load_profile("edgeprune")
