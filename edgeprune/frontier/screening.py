@@ -22,7 +22,7 @@ from edgeprune.export.modelopt import require_modelopt
 from edgeprune.frontier.levers import trained_int8
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.latency import measure_until_told
-from edgeprune.measure.variants import only_timed, require_same_output, side_by_side, site_with
+from edgeprune.measure.variants import only_timed, other_output, require_same_output, side_by_side, site_with
 from edgeprune.records.frontier import Form, Identity, Screened
 from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
@@ -225,14 +225,8 @@ def _screened(
 
 
 def _has_other_output(site: Site, form: Form, source: Checkpoint) -> bool:
-    try:
-        there = site_with(site, form.keys)
-    except TargetError:
-        return False  # refused whatever its output
-    try:
-        require_same_output(site, there, source.model)
-    except TargetError:
-        return True
+    with contextlib.suppress(TargetError):  # it is refused whatever its output
+        return bool(other_output(site, site_with(site, form.keys), source.model))
     return False
 
 

@@ -32,27 +32,31 @@ def site_with(site: Site, keys: Mapping[str, Any]) -> Site:
     return replace(site, target=site.target.changed(keys)) if keys else site
 
 
-def require_same_output(site: Site, there: Site, model: nn.Module) -> None:
-    """Refuse to hold two exports of a model against each other by the time of the model alone, where other keys give it
-    another head: the raw one's leaves out what the end-to-end one computes. From frame to boxes they are comparable.
+def other_output(site: Site, there: Site, model: nn.Module) -> str:
+    """Why two exports of a model are not held against each other by the time of the model alone, and how all of them
+    get one head: other keys give it another one, and the raw one's time leaves out what the end-to-end one computes.
+    Empty where they are comparable, as from frame to boxes.
 
     Args:
         site: with the keys of the profile.
         there: with the other ones.
         model: of one head or two.
-
-    Raises:
-        TargetError: the heads differ; says why, and how all of them get one.
     """
     if site.target.budget.scope != "model":
-        return
+        return ""
     own, other = (ships_end_to_end(model, one.target.exported_head) for one in (site, there))
-    if own and not other:
-        why = there.target.head_note(known=site.usable)
-        raise TargetError(
-            f"{why}, whose time leaves out what the end-to-end one computes besides; export.head: raw in the profile "
-            "has every form compared with it"
-        )
+    if other or not own:
+        return ""
+    return (
+        f"{there.target.head_note(known=site.usable)}, whose time leaves out what the end-to-end one computes besides; "
+        "export.head: raw in the profile has every form compared with it"
+    )
+
+
+def require_same_output(site: Site, there: Site, model: nn.Module) -> None:
+    """Raise ``TargetError`` for exports that are not comparable; arguments as of :func:`other_output`."""
+    if why := other_output(site, there, model):
+        raise TargetError(why)
 
 
 def site_for(site: Site, target: Target) -> Site:
