@@ -61,8 +61,9 @@ def latency_settings(
     Args:
         site: the target.
         dataset: gives the frames of a budget whose scope is ``end_to_end``, and the images of a graph with NMS inside.
-        effort: scales the number of rounds; from 1 on there are enough for the budget's gate to pass, whatever the
-            target asks for, and for less at least as many as a ratio needs.
+        effort: scales the number of samples. From 1 on it is a factor on as many as the budget's gate needs to pass,
+            where the target asks for fewer; below, a share of what the target asks for, and at least as many rounds as
+            a ratio needs.
         trained: False for a candidate whose boxes mean nothing yet: with the scope ``end_to_end`` the outputs of the
             unpruned model then go through its post-processing.
         retries: further looks that the verdict may rest on; as often as the target measures again when None.
@@ -75,26 +76,28 @@ def latency_settings(
     frames: list[Path] = []
     if dataset is not None and end_to_end:
         frames = _frames(dataset, dataset.judging_split(target.accuracy.split), target, site.seed)
-    asked = sampling_settings(target)
-    settings = asked.longer(effort)
-    settings = replace(
-        settings,
-        rounds=max(MIN_BLOCKS, settings.rounds),
-        time_limit_s=asked.time_limit_s * max(effort, 1.0),
+    return replace(
+        _sampled(target, effort, retries),
         seed=site.seed,
         batch=target.batch,
         imgsz=both_sides(target.imgsz),
-        launches=settings.launches if effort >= 1 else 1,
         scope=target.budget.scope,
         frames=tuple(frames),
         stand_in=end_to_end and not trained,
         images=None if dataset is None or end_to_end else input_images(target, dataset, site.seed),
     )
-    if effort < 1:
-        return settings
-    # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them.
-    least = least_rounds(target.budget.statistic, pass_confidence(retries), settings)
-    return settings.with_rounds(max(least, MIN_BLOCK_PAIRS))
+
+
+def _sampled(target: Target, effort: float, retries: int) -> BenchSettings:
+    """How many samples are taken, and within what time; arguments as in :func:`latency_settings`."""
+    asked = sampling_settings(target)
+    if effort < 1:  # it only has to place a point, in a process of its own, in the time that the target grants
+        rounds = max(MIN_BLOCKS, asked.longer(effort).rounds)
+        return replace(asked, rounds=rounds, launches=1)
+    # Fewer samples than this can never pass: p99 has no upper bound before hundreds of them. Only then the factor: it
+    # is what a look adds to the one before, whichever of both numbers was the greater.
+    least = least_rounds(target.budget.statistic, pass_confidence(retries), asked)
+    return asked.with_rounds(max(least, MIN_BLOCK_PAIRS)).longer(effort)
 
 
 def _frames(dataset: Dataset, split: str, target: Target, seed: int) -> list[Path]:

@@ -84,9 +84,10 @@ class BenchSettings(Benching):
     NMS inside a graph takes depends on the boxes that it is given, and noise has none, or too many."""
 
     def longer(self, times: float = 2.0) -> BenchSettings:
-        """The same with this many times the rounds, and the time for them."""
-        rounds = min(max(round(self.rounds * times), 1), MOST_ROUNDS)
-        return replace(self, rounds=rounds, time_limit_s=self.time_limit_s * times)
+        """The same with this many times the samples, and the time for them: in as many times the rounds, as far as a
+        run may have them."""
+        rounds = max(round(self.rounds * times), 1)
+        return replace(self, rounds=1, time_limit_s=self.time_limit_s * times).with_rounds(rounds)
 
     def with_rounds(self, least: int) -> BenchSettings:
         """The same with so many rounds at least; beyond the most that a run may have, each gives more samples."""

@@ -15,7 +15,8 @@ from edgeprune.measure import latency as measured
 from edgeprune.measure.latency import judge_until_decided, latency_settings
 from edgeprune.runtimes.site import open_site
 from edgeprune.samples.conditions import CoreState, EndToEndState
-from edgeprune.samples.gates import Verdict, latency_gate
+from edgeprune.samples.gates import Verdict, latency_gate, pass_confidence
+from edgeprune.samples.statistics import quantile_of, samples_needed
 from tests.samples.made import latency as samples
 from tests.situations import datasets
 
@@ -84,6 +85,22 @@ def test_large_images_are_fewer_and_still_drawn_from_all(
         assert list(frames) == forty.sample_images("val", 12, site.seed)
         monkeypatch.setattr(measured, "FRAMES_BYTES", 1)
         assert len(latency_settings(site, forty).frames) == 8, "whatever they take"
+
+
+@pytest.mark.parametrize(("statistic", "rounds"), [("p50", 60), ("p50", 4), ("p95", 12), ("p99", 60), ("p50", 100_000)])
+def test_a_look_at_twice_the_samples_is_twice_the_first_one(tmp_path: Path, statistic: str, rounds: int) -> None:
+    """Also where the percentile needs more of them than the target asks for, and beyond the most rounds of a run."""
+    budget = f"budget: {{latency_ms: 10, statistic: {statistic}}}"
+    (tmp_path / "profile.yaml").write_text(f"extends: cpu\n{budget}\nmeasure: {{rounds: {rounds}}}\n")
+    with open_site(tmp_path / "profile.yaml") as site:
+        looks = [latency_settings(site, effort=2.0**look) for look in range(5)]
+        place = latency_settings(site, effort=0.4)
+    first = looks[0].rounds * looks[0].per_round
+    confidence = pass_confidence(site.target.measure.retries)
+    assert first >= 1.5 * samples_needed(quantile_of(statistic), confidence) and looks[0].rounds >= 20
+    assert [look.rounds * look.per_round / first for look in looks] == pytest.approx([1, 2, 4, 8, 16], rel=0.05)
+    assert [look.time_limit_s for look in looks] == [60, 120, 240, 480, 960]
+    assert (place.rounds, place.launches, place.time_limit_s) == (max(8, round(0.4 * rounds)), 1, 60)
 
 
 class Noted:
