@@ -112,6 +112,8 @@ class CoreState:
             where the system does not tell, of a very short run, and in older records.
         quota: how much a quota grants, in the same unit (Docker's ``--cpus``); None without one.
         stopped: share of the run, at most, for which that quota stopped it.
+        spare: CPUs that the process may use and that no thread of the model needs: so much of ``others`` took nothing
+            from it. 0 in older records, which then count all of it.
     """
 
     share: float = 1.0
@@ -121,6 +123,7 @@ class CoreState:
     others: float | None = None
     quota: float | None = None
     stopped: float = 0.0
+    spare: int = 0
 
     @classmethod
     def over_launches(
@@ -152,7 +155,7 @@ class CoreState:
         if len(told) == len(uses):
             others = sum(value * weight for value, weight in zip(told, weights, strict=True))
         here = min(use.cpus for use in uses)
-        spare = here - min(threads or here, here)
+        spare = here if threads is None else here - min(threads or here, here)
         if threads == 1:
             contended = share < MIN_CORE_SHARE
         else:
@@ -166,7 +169,13 @@ class CoreState:
             others=others,
             quota=quota,
             stopped=stopped,
+            spare=spare,
         )
+
+    @property
+    def taken(self) -> float:
+        """Processor time that other work took of the CPUs that the model needs, in the unit of ``others``."""
+        return max(0.0, (self.others or 0.0) - self.spare)
 
     @property
     def alone(self) -> float:
@@ -176,7 +185,7 @@ class CoreState:
             return 1.0
         if self.of_one_core:
             return min(self.share, 1.0)
-        return max(0.0, 1.0 - (self.others or 0.0) - self.stopped)
+        return max(0.0, 1.0 - self.taken - self.stopped)
 
     @property
     def of_one_core(self) -> bool:
@@ -196,7 +205,7 @@ class CoreState:
             return f"{QUOTA}{granted} stopped it for {self.stopped:.0%} of the run"
         if self.of_one_core:
             return f"the model had only {self.share:.0%} of a core: other work ran on the machine"
-        return f"other work ran on the machine: it took the time of {self.others or 0.0:.1f} of the cores it needs"
+        return f"other work ran on the machine: it took the time of {self.taken:.1f} of the cores it needs"
 
     @property
     def remedy(self) -> str:

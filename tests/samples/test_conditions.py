@@ -18,11 +18,12 @@ from edgeprune.samples.conditions import (
     GpuTiming,
     differences,
     gpu_span,
+    most_disturbed,
 )
-from edgeprune.samples.gates import Verdict, speed_up_gate
+from edgeprune.samples.gates import Verdict, latency_gate, speed_up_gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.serial import from_json, to_json
-from tests.samples.made import conditions
+from tests.samples.made import conditions, latency
 
 LAUNCHES = (20,) * 24
 SHAPES = {"images": (1, 3, 640, 640)}
@@ -90,11 +91,14 @@ FULL, QUOTA_OF_2 = CpuUse(4, 0.1), CpuUse(4, 0.1, 2.0, 0.4)
         (0, 3.0, CpuUse(4, 0.5), True, 0.5, "took the time of 0.5 of the cores"),  # all that there are
         (8, 3.0, CpuUse(4, 0.5), True, 0.5, "took the time of 0.5 of the cores"),
         (2, 2.0, CpuUse(4, 1.5), False, 1.0, ""),  # it has two others
-        (2, 2.0, CpuUse(4, 2.5), True, 0.0, "took the time of 2.5 of the cores"),
+        (2, 2.0, CpuUse(4, 2.5), True, 0.5, "took the time of 0.5 of the cores"),  # of these two, not of the others
+        (4, 4.0, CpuUse(16, 12.3), True, 0.7, "took the time of 0.3 of the cores"),
+        (4, 4.0, CpuUse(16, 11.0, 3.0, 0.3), True, 0.7, "quota of processor time (3 CPUs) stopped it for 30%"),
         (4, 2.0, QUOTA_OF_2, True, 0.5, "quota of processor time (2 CPUs) stopped it for 40%"),
         (4, 2.0, CpuUse(4, None), False, 1.0, ""),  # macOS
         (None, 1.0, CpuUse(4, 3.9), False, 1.0, ""),  # a GPU computes
-        (None, 1.0, QUOTA_OF_2, True, 0.5, "quota of processor time"),  # and waits for its process
+        (None, 1.0, QUOTA_OF_2, True, 0.6, "quota of processor time"),  # and waits for its process
+        (None, 1.0, CpuUse(4, 3.0, 2.0, 0.4), True, 0.6, "quota of processor time"),
     ],
 )
 def test_what_disturbed_a_run_is_told_of_any_number_of_threads(
@@ -115,11 +119,26 @@ def test_what_the_processes_of_a_run_had_of_their_cores_is_weighed_by_their_samp
     assert core.others is None and not core.contended
 
 
+def test_other_work_that_hardly_reached_the_cores_of_several_threads_leaves_both_verdicts_open() -> None:
+    """Of 16 CPUs it kept the twelve spare ones busy, and took 0.3 of the four that the model needs."""
+    core = CoreState.over_launches([300], [4.0], (), [CpuUse(16, 12.3)], threads=4)
+    dice = np.random.default_rng(0)
+    before, after = (latency(dice.normal(level, 0.01, 300), threads=4, core=core) for level in (20.0, 10.0))
+    for limit, verdict in ((11, Verdict.PASS), (8, Verdict.INCONCLUSIVE), (6, Verdict.FAIL)):
+        assert latency_gate("engine", after, limit).verdict is verdict
+    for least, verdict in ((1.3, Verdict.PASS), (2.0, Verdict.INCONCLUSIVE), (3.0, Verdict.FAIL)):
+        assert speed_up_gate("engine", before, after, least).verdict is verdict
+    light = replace(core, others=11.0, contended=False)
+    assert most_disturbed([replace(core, others=12.6), core, light]) == replace(core, others=12.6)
+
+
 def test_how_a_core_was_shared_is_read_from_records_of_earlier_versions() -> None:
     old = {"share": 0.6, "contended": True, "interrupted_share": 0.25, "cpu_ms": [1.0]}
     read = from_json(CoreState, old, "a record")
     assert (read.alone, read.others, read.quota) == (0.6, None, None) and not read.by_quota
     assert "60% of a core" in read.disturbed_by
+    threads = from_json(CoreState, {"share": 3.2, "contended": True, "others": 0.4}, "a record without spare ones")
+    assert threads.alone == pytest.approx(0.6) and "took the time of 0.4" in threads.disturbed_by
 
 
 def test_what_explains_does_not_forbid_comparing_and_what_identifies_does() -> None:
