@@ -449,6 +449,69 @@ def test_the_digest_follows_the_content_and_not_the_place(tmp_path):
     assert len(seen) == len(changes) + 1
 
 
+def listed(root: Path) -> Path:
+    """As :func:`written`, the images named in lists beside the YAML."""
+    data = written(root, YAML.replace("images/train", "train.txt").replace("images/val", "val.txt"))
+    for split in ("train", "val"):
+        (root / f"{split}.txt").write_text("".join(f"./images/{split}/{index}.jpg\n" for index in range(3)))
+    return data
+
+
+FORMS = {
+    "class folders": (class_folders, None),
+    "class folders, of a classifier": (class_folders, "classify"),
+    "a yaml": (written, "detect"),
+    "a folder with one yaml": (lambda root: written(root).parent, None),
+    "lists": (listed, None),
+}
+
+
+@pytest.mark.parametrize(("make", "task"), FORMS.values(), ids=list(FORMS))
+def test_by_whatever_path_a_dataset_is_given_it_is_the_same_and_unchanged(make, task, tmp_path, monkeypatch) -> None:
+    real = make(tmp_path / "real/data")
+    (tmp_path / "link").symlink_to("real")
+    linked = tmp_path / "link" / real.relative_to(tmp_path / "real")
+    itself = tmp_path / f"itself{real.suffix}"
+    itself.symlink_to(real)
+    monkeypatch.chdir(tmp_path)
+    around = Path("link/data/../../real") / real.relative_to(tmp_path / "real")
+    relative = real.relative_to(tmp_path)
+    loaded = [Dataset.load(path, task=task) for path in (real, relative, f"./{relative}", linked, itself, around)]
+    assert len({dataset.digest for dataset in loaded}) == 1
+    assert {dataset.source for dataset in loaded} == {loaded[0].source}
+    for dataset in loaded:
+        dataset.require_unchanged()
+    monkeypatch.chdir(real if real.is_dir() else real.parent)
+    here = Dataset.load("." if real.is_dir() else real.name, task=task)
+    assert here.digest == loaded[0].digest
+    here.require_unchanged()
+
+
+def test_the_digest_of_class_folders_by_a_whole_path_is_what_it_was(tmp_path) -> None:
+    digest = hashlib.sha256(b"[(0, 'a'), (1, 'b')]")
+    for split in ("train", "val"):
+        digest.update(f"\0{split}\0".encode())
+        for name in "ab":
+            sha256 = hashlib.sha256(picture(0, "PNG")).hexdigest()
+            digest.update(f"{split}/{name}/0.png\0{sha256}\0".encode())
+    assert Dataset.load(class_folders(tmp_path.resolve()), task="classify").digest == digest.hexdigest()
+
+
+def test_the_digest_follows_the_class_of_an_image_by_whatever_path(tmp_path, monkeypatch) -> None:
+    root = class_folders(tmp_path / "data")
+    (root / "train/a/1.png").write_bytes(picture(1, "PNG"))
+    (root / "train/b/0.png").rename(root / "train/b/2.png")  # so that the order of all stays
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(tmp_path)
+    before = [Dataset.load(path, task="classify") for path in ("data", "link", root)]
+    digests = {dataset.digest for dataset in before}
+    (root / "train/a/1.png").rename(root / "train/b/1.png")
+    for dataset in before:
+        with pytest.raises(DataError, match="changed"):
+            dataset.require_unchanged()
+    assert not digests & {Dataset.load(path, task="classify").digest for path in ("data", "link", root)}
+
+
 def test_a_sample_is_seeded_sorted_and_without_repetition(tmp_path):
     dataset = Dataset.load(written(tmp_path, count=50))
     sample = dataset.sample_images("train", 20, seed=1)

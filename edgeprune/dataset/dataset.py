@@ -517,10 +517,11 @@ def _dataset_from_yaml(path: Path, task: str | None) -> Dataset:
 
 
 def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
-    train = path / "train"
     if task not in {None, "classify"}:
         raise DataError(f"{path} is a folder; a YAML file was expected for task {task}")
     with looking_for_files(path):
+        path = path.resolve()  # first: images are listed below it, and the digest has the class as its folder there
+        train = path / "train"
         classes = _class_folders(train)
     if not classes:
         raise DataError(f"{path} has no class folders; put the images of a class under {train}/CLASS")
@@ -532,10 +533,9 @@ def _dataset_from_folder(path: Path, task: str | None) -> Dataset:
             for split, folder in folders.items()
             if folder.is_dir()
         }
-        source = path.resolve()
     return Dataset(
-        source=source,
-        root=source,
+        source=path,
+        root=path,
         task="classify",
         names=checked_names(classes, str(train)),
         splits=splits,
