@@ -101,6 +101,16 @@ def refuse_lacking_head(source: Checkpoint, target: Target, *, known: bool) -> N
         raise TargetError(f"export: {refused[0]}") from refused[0]
 
 
+def refuse_untrainable(source: Checkpoint) -> None:
+    """Raise ``DataError`` for a checkpoint that cannot be trained, where it would be after it was pruned for hours."""
+    from edgeprune.pruning.heads import refuse_untrainable_head
+
+    try:
+        refuse_untrainable_head(source.model)
+    except DataError as error:
+        raise DataError(f"{source.path}: {error}") from error
+
+
 def refuse_unused_data(target: Target, data: str | Path | None, *, ranks: bool) -> None:
     """Raise ``TargetError`` where nothing would look at the images that were given.
 

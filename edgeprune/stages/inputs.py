@@ -18,6 +18,7 @@ from edgeprune.search.inputs import (
     frontier_command,
     read_dataset,
     refuse_lacking_head,
+    refuse_untrainable,
     require_prunable,
     require_teacher,
     require_training_arguments,
@@ -103,12 +104,15 @@ def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> No
 
 def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
     """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now; likewise
-    ``StageError`` for a weight of two layers."""
+    ``StageError`` for a weight of two layers, and ``DataError`` for a checkpoint that cannot be trained."""
     from edgeprune.pruning.trace import refuse_shared_weights
 
     if loaded is not None:
         refuse_shared_weights(loaded.model)
         refuse_lacking_head(loaded, target, known=False)  # else the baseline, which is exported first, refuses it
+        in_ms = target.budget.kind == "latency_ms"  # which the model may meet as it is: the stage prune asks then
+        if target.qat is not None or not (in_ms or target.budget.asks_nothing):
+            refuse_untrainable(loaded)
     require_prunable(target, loaded)
     require_training_arguments(target, trainings_of(target, loaded is None))
 

@@ -18,7 +18,7 @@ from edgeprune.records.gates import macs_gate
 from edgeprune.report.diagnosis import warning_text
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, info_gate, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
-from edgeprune.stages.baseline import source_checkpoint
+from edgeprune.stages.baseline import source_checkpoint, within_budget_unpruned
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
@@ -50,8 +50,11 @@ def _inputs(build: Build) -> Mapping[str, Any]:
 def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     from edgeprune import checkpoint
     from edgeprune.search.budget import BudgetSearch, rounded_down
+    from edgeprune.search.inputs import refuse_untrainable
 
     source = checkpoint.load(record_to_prune(build).path("model"))
+    if not (build.target.budget.asks_nothing or within_budget_unpruned(build)):
+        refuse_untrainable(source)  # before the search: what it finds is fine-tuned
     search = BudgetSearch(
         build.site,
         source,

@@ -33,6 +33,7 @@ from edgeprune.search.inputs import (
     frontier_command,
     read_inputs,
     refuse_lacking_head,
+    refuse_untrainable,
     require_prunable,
     require_teacher,
     require_training_arguments,
@@ -239,12 +240,15 @@ def require_training(
 ) -> None:
     """Refuse what only a training would refuse, hours from now, and say what of the profile the points leave out.
 
-    On a cluster nothing is refused: the GPU is another node's, and the teacher's file may be.
+    On a cluster no argument and no teacher is refused: the GPU is another node's, and the teacher's file may be.
 
     Raises:
         TargetError: an argument that Ultralytics does not take.
-        DataError: the profile names a teacher that cannot teach one of the students.
+        DataError: a student cannot be trained, or the profile names a teacher that cannot teach one of them.
     """
+    students = list(students)
+    for student in students:
+        refuse_untrainable(student)
     teacher = target.finetune.teacher
     if jobs == "here":
         require_training_arguments(target, {"finetune": target.finetune, "qat": target.qat})

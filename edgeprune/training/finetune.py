@@ -17,7 +17,12 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
-from edgeprune.pruning.heads import has_end_to_end_head, refuse_untrainable_head, ships_end_to_end
+from edgeprune.pruning.heads import (
+    has_end_to_end_head,
+    has_one_to_many_head,
+    refuse_untrainable_head,
+    ships_end_to_end,
+)
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import AccuracyGoal, Teaching, TrainSettings
 from edgeprune.training.classes import fit_classes, require_same_names
@@ -163,8 +168,8 @@ def load_teacher(
         student: its answers are compared with the teacher's; None where it is not there yet.
 
     Raises:
-        DataError: it cannot be read, or is of another task, of other classes, channels or keypoints, or answers
-            in another form.
+        DataError: it cannot be read, or is of another task, of other classes, channels or keypoints, answers in
+            another form, or lacks a head that ``fuse()`` removed.
     """
     teacher = checkpoint.load(path, trust=trust)
     if teacher.task != task:
@@ -188,6 +193,11 @@ def load_teacher(
         raise DataError(
             f"teacher {path} answers by {_answers(teacher.model)}, the student by {_answers(student)}; name a teacher "
             "of the student's family"
+        )
+    if not has_one_to_many_head(teacher.model):
+        raise DataError(
+            f"teacher {path} was fused, which removed the one of its two heads that a student learns most from; give "
+            "the checkpoint from before fuse()"
         )
     return teacher
 

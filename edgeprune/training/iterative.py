@@ -19,6 +19,7 @@ from edgeprune.options import BEST, named, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import ranks_by_images
+from edgeprune.pruning.heads import refuse_untrainable_head
 from edgeprune.pruning.pruner import AUTO, Pruner
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import PruneSettings, TrainSettings
@@ -73,6 +74,7 @@ def prune_in_rounds(
         raise TargetError(f"{named('macs_speed_up', repr(macs_speed_up))}: allowed is a number above 1")
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     unpruned = checkpoint.load(weights, trust=trust)
+    refuse_untrainable_head(unpruned.model)
     settings = sized(settings, unpruned)
     whole = Pruner(unpruned.model, settings.side, align=align, head=settings.head)
     whole.require_in_reach("macs_speed_up", macs_speed_up)  # of the last round, before any is trained

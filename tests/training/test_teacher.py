@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from edgeprune import cli
+from edgeprune import checkpoint, cli
 from edgeprune.data.digits import CLASSES
 from edgeprune.errors import DataError, SettingError, TargetError
 from edgeprune.frontier.run import frontier
@@ -19,6 +19,7 @@ from edgeprune.stages.inputs import read_inputs
 from edgeprune.sweep.run import sweep
 from edgeprune.target import load_target
 from edgeprune.training.finetune import finetune
+from edgeprune.training.iterative import prune_in_rounds
 from tests.training.narrow import narrow_checkpoint
 
 
@@ -74,6 +75,61 @@ def test_a_teacher_that_answers_otherwise_is_refused_in_one_line(
     with pytest.raises(DataError, match=r"^teacher .*(answers by two heads|is a segment model)") as error:
         finetune(narrow, settings=replace(settings, teacher=teacher), **where)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def two_heads(tmp_path: Path) -> Path:
+    return narrow_checkpoint(tmp_path / "two.pt", "yolo26n.yaml", names=CLASSES)
+
+
+@pytest.fixture
+def fused(two_heads: Path) -> Path:
+    """The same after ``fuse()``, which leaves the head that ships alone."""
+    whole = checkpoint.load(two_heads)
+    model = cast(Any, whole.model)
+    model.end2end = True  # as a prediction says which of the two ships
+    checkpoint.save(model.fuse(verbose=False), two_heads.with_name("fused.pt"), like=whole)
+    return two_heads.with_name("fused.pt")
+
+
+@pytest.mark.parametrize("heard", [{"response": 1.0}, {"response": 0.0, "feature": 1.0}], ids=["answers", "features"])
+def test_a_teacher_that_lost_a_head_by_fuse_is_refused_in_one_line(
+    heard: dict[str, float], two_heads: Path, fused: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    taught = replace(settings, teacher=fused, **heard)
+    with pytest.raises(DataError, match=r"^teacher .*fused\.pt was fused, .*from before fuse\(\)$"):
+        finetune(two_heads, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=taught)
+    target = load_target(profile(tmp_path, f"{{teacher: {fused}}}"))
+    for student in (two_heads, "yolo26n.yaml"):
+        with pytest.raises(DataError, match=r"finetune\.teacher: teacher .*fused\.pt was fused"):
+            read_inputs(target, student, digits, trust=False)
+
+
+@pytest.mark.parametrize("command", ["build", "sweep", "frontier", "iterate"])
+def test_a_student_that_lost_a_head_by_fuse_is_refused_before_it_is_pruned(
+    command: str, fused: Path, digits: Path, settings: TrainSettings, tmp_path: Path
+) -> None:
+    own = profile(tmp_path, "{epochs: 1}")
+    given: dict[str, Any] = {"target": own, "weights": fused, "data": digits, "out": tmp_path / "out"}
+    told = r"the model was fused, which removed the one of its two heads .*from before fuse\(\)"
+    with pytest.raises(DataError, match=told):
+        if command == "build":
+            read_inputs(load_target(own).with_budget("speed_up", 1.5), fused, digits, trust=False)
+        elif command == "sweep":
+            sweep(**given, budgets=[("speed_up", 1.5)])
+        elif command == "frontier":
+            frontier(**given, kind="speed_up", budgets=[1.5])
+        else:
+            rounds = {"macs_speed_up": 1.5, "rounds": 1, "settings": settings, "work": tmp_path / "w"}
+            prune_in_rounds(fused, data=digits, out=tmp_path / "out", **rounds)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_only_compiled_need_not_be_trainable(fused: Path, digits: Path, tmp_path: Path) -> None:
+    """The unpruned model may meet a budget in ms, which a measurement tells."""
+    own = load_target(profile(tmp_path, "{epochs: 1}"))
+    for kind, value in (("speed_up", 1.0), ("latency_ms", 100.0)):
+        assert read_inputs(own.with_budget(kind, value), fused, digits, trust=False).weights.path == fused
 
 
 def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path, tmp_path: Path) -> None:
