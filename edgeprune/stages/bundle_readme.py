@@ -32,7 +32,7 @@ MASKS = (
 )
 FILES = {
     "model.onnx": "**load this anywhere**: the graph, with names, stride and task in its metadata",
-    "model.pt": 'its checkpoint, {made}, for plain Ultralytics: `YOLO("model.pt")`',
+    "model.pt": 'its checkpoint, {made}, for plain Ultralytics: `YOLO("model.pt")`{train_on}',
     "engine.onnx": "the graph as ONNX Runtime optimised it for the machine that built it: **load it only there**",
     "engine.engine": "TensorRT's engine: **for the board and the TensorRT version that built it**, no other",
     "engine.engine.json": "which those are, the engine's layers and their number formats",
@@ -46,6 +46,9 @@ FILES = {
     "labels.txt": "class names, one a line",
     "build.json": "target, gates, raw measurements, versions, digests",
 }
+TRAIN_ON = (
+    " predicts, validates and exports; `edgeprune finetune` trains it on, Ultralytics' own `train` undoes the pruning"
+)
 ALWAYS = ("labels.txt", "build.json")  # the record that is being written does not list them yet
 
 
@@ -54,12 +57,13 @@ def readme(record: BuildRecord, graph: Path) -> str:
     step = next_step(record)
     target, (height, width) = record.target, both_sides(record.target.imgsz)
     there = {*record.bundle, *(f"{name.split('/')[0]}/" for name in record.bundle if "/" in name), *ALWAYS}
+    said = {"made": _made(record), "train_on": "" if record.stages.prune.facts.unpruned else TRAIN_ON}
     on_board = target.runtime in ("tensorrt", "trtexec")
     lines = trtexec_lines(target, graph, record.precision, record.channels) if on_board else []
     return render_markdown(
         "bundle",
         record=record,
-        files={name: what.format(made=_made(record)) for name, what in FILES.items() if name in there},
+        files={name: what.format(**said) for name, what in FILES.items() if name in there},
         height=height,
         width=width,
         on_board=on_board,

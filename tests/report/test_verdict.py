@@ -353,11 +353,14 @@ def test_what_was_carried_to_its_board_is_carried_there_again(capsys: pytest.Cap
 def test_the_checkpoint_of_a_bundle_is_called_what_it_is() -> None:
     record = build_record("PASS")
     record = replace(record, bundle={**record.bundle, "model.pt": "0" * 64})
-    assert "its checkpoint, pruned and fine-tuned, for plain" in readme(record, Path("model.onnx"))
+    told = readme(record, Path("model.onnx"))
+    assert "its checkpoint, pruned and fine-tuned, for plain" in told
+    assert "`edgeprune finetune` trains it on, Ultralytics' own `train` undoes the pruning" in told
     stages = record.stages
     unpruned = replace(stages.prune, facts=replace(stages.prune.facts, unpruned=True))
     given = replace(record, stages=replace(stages, prune=unpruned, finetune=None))
-    assert "its checkpoint, as it was given, for plain" in readme(given, Path("model.onnx"))
+    told = readme(given, Path("model.onnx"))
+    assert "its checkpoint, as it was given, for plain" in told and "undoes the pruning" not in told
 
 
 @pytest.mark.parametrize(
