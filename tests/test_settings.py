@@ -116,8 +116,10 @@ def test_and_allow_the_same(value: int) -> None:
 
 
 def test_a_measurement_of_the_most_rounds_may_be_made_again() -> None:
-    assert edgeprune.BenchSettings(rounds=100_000).longer(16).rounds == 100_000
+    longest = edgeprune.BenchSettings(rounds=100_000, per_round=5).longer(16)
+    assert (longest.rounds, longest.per_round) == (100_000, 80), "more in a round"
     assert edgeprune.BenchSettings(rounds=30).longer(0.25).rounds == 8
+    assert edgeprune.BenchSettings(rounds=30).longer().longer().effort == 4, "of a first look"
 
 
 NO_NUMBERS: dict[str, Callable[[Path, Path], Any]] = {

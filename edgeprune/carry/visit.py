@@ -20,12 +20,12 @@ from edgeprune.measure.compiling import compile_engine
 from edgeprune.measure.latency import latency_settings
 from edgeprune.measure.result import LayerMs
 from edgeprune.progress import Silent
-from edgeprune.runtimes.base import Availability
+from edgeprune.runtimes.base import Availability, BenchSettings
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import Site
 from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
 from edgeprune.samples.measurement import Measurement
-from edgeprune.settings import MOST_PER_ROUND
+from edgeprune.settings import MOST_PER_ROUND, Measuring
 from edgeprune.stages.energy import Energies, measure_energy
 from edgeprune.stages.precision import engine_precision
 from edgeprune.target import Target
@@ -94,10 +94,7 @@ def visit_board(
     settings = latency_settings(site)
     if target.exported_head == "nms":  # what it takes depends on what is on the images
         settings = replace(settings, images=lambda shape: _first(pixels, shape[0]))
-    samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // MAX_PROCESSES))
-    before, after = runtime.latency(
-        engines, replace(settings, rounds=MAX_PROCESSES, per_round=min(samples, MOST_PER_ROUND), time_limit_s=0.0)
-    )
+    before, after = runtime.latency(engines, _for_one_visit(settings, target.measure.rounds))
     layers: tuple[LayerMs, ...] = ()
     with device.informing():
         energy = measure_energy(site, settings, *engines)
@@ -109,6 +106,18 @@ def visit_board(
     [image_input] = carried_graph(packed, target).inputs
     outputs = outputs_of_engine(runtime, engines[1], pixels, batch=image_input.shape[0])
     return Visit(engines[1], before, after, energy, precision, pixels, outputs)
+
+
+def _for_one_visit(settings: BenchSettings, asked_rounds: int) -> BenchSettings:
+    """As many samples, in processes that all run: nobody is there to measure again. A start of trtexec takes the board
+    seconds, so there are no more of them than a first look has, unless the profile asks for more rounds than usual:
+    that is the only way to a ratio from more blocks."""
+    times = max(1, asked_rounds // Measuring().rounds)
+    processes = times * MAX_PROCESSES
+    samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // processes))
+    return replace(
+        settings, rounds=processes, per_round=min(samples, MOST_PER_ROUND), time_limit_s=0.0, effort=float(times)
+    )
 
 
 def _first(pixels: np.ndarray, batch: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
-from edgeprune.settings import MOST_PER_ROUND, MOST_ROUNDS, Benching, Count, Seed, Side
+from edgeprune.settings import MOST_PER_ROUND, MOST_ROUNDS, Benching, Count, Positive, Seed, Side
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,17 @@ class BenchSettings(Benching):
     images: Callable[[tuple[int, ...]], np.ndarray] | None = None
     """Gives an input of a shape (batch, channels, height, width), float32 in [0, 1], from images; noise when None. What
     NMS inside a graph takes depends on the boxes that it is given, and noise has none, or too many."""
+    effort: Positive = 1.0
+    """How many times the samples of a first look these are; :meth:`longer` keeps count. Where a block of samples is a
+    process of its own (``trtexec``), a longer look has as many times the processes: more samples in each would leave
+    the spread between them as it is."""
 
     def longer(self, times: float = 2.0) -> BenchSettings:
         """The same with this many times the samples, and the time for them: in as many times the rounds, as far as a
         run may have them."""
         rounds = max(round(self.rounds * times), 1)
-        return replace(self, rounds=1, time_limit_s=self.time_limit_s * times).with_rounds(rounds)
+        more = replace(self, rounds=1, time_limit_s=self.time_limit_s * times, effort=self.effort * times)
+        return more.with_rounds(rounds)
 
     def with_rounds(self, least: int) -> BenchSettings:
         """The same with so many rounds at least; beyond the most that a run may have, each gives more samples."""

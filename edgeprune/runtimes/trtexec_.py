@@ -92,7 +92,7 @@ from edgeprune.samples.telemetry import over_launches
 from edgeprune.target.releases import precision_in_graph
 from edgeprune.target.schema import Builder, Target
 
-MAX_PROCESSES = 24  # of each model; the ratio's gate wants 20 blocks
+MAX_PROCESSES = 24  # of each model in a first look; the ratio's gate wants 20 blocks
 MIN_PROCESSES = 8  # blocks below which no ratio is formed at all
 DROPPED_SAMPLES = 2  # asked for in addition: the first after the warm-up still pays for it
 ENERGY_RUNS = 6  # of each model; fewer have no interval at 95 %
@@ -301,7 +301,9 @@ class TrtExec(Runtime):
         if not models:
             raise TargetError("no model to measure; give at least one ONNX file or engine")
         paths = [self._require_file(model) for model in models]
-        processes = max(MIN_PROCESSES, min(MAX_PROCESSES, settings.rounds))
+        looks = max(1, round(settings.effort))  # of the size of the first one
+        first = max(MIN_PROCESSES, min(MAX_PROCESSES, settings.rounds // looks))
+        processes = first * looks
         samples = -(-settings.rounds * settings.per_round // processes)
         launches: list[list[_Launch]] = [[] for _ in paths]
         host = host_state() if self.device.name == "local" else None
@@ -326,8 +328,9 @@ class TrtExec(Runtime):
                 ),
                 writes=times,
                 rounds=processes,
-                # a ratio that the time limit leaves without its blocks would be measured again, from the start
-                least_rounds=min(processes, MIN_BLOCK_PAIRS) if len(paths) > 1 else 1,
+                # a ratio that the time limit leaves without its blocks would be measured again, from the start; and one
+                # that is measured again tells more by more blocks alone
+                least_rounds=min(first, MIN_BLOCK_PAIRS) * looks if len(paths) > 1 else 1,
                 time_limit_s=settings.time_limit_s,
                 timeout_s=RUN_TIMEOUT_S,
             )

@@ -26,7 +26,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgeprune.artifact import Artifact, sha256_of
-from edgeprune.carry import back
+from edgeprune.carry import back, visit
 from edgeprune.carry.back import import_results
 from edgeprune.carry.kept import kept_answers
 from edgeprune.carry.out import _images_that_fit, carried_files, waits_for_board, why_not_carried
@@ -39,6 +39,7 @@ from edgeprune.records.build import write_build
 from edgeprune.records.gates import gates_again
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
+from edgeprune.runtimes.base import BenchSettings
 from edgeprune.runtimes.engine_file import read_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.site import open_site
@@ -265,15 +266,26 @@ WITH_NMS = f"{PROFILE}batch: 2\nexport: {{nms: true}}\n"
 
 
 def test_a_carried_graph_with_nms_inside_is_to_be_timed_on_the_images_that_go_along(tmp_path: Path) -> None:
-    here = waiting_build(tmp_path / "run", WITH_NMS)
+    here = waiting_build(tmp_path / "run", WITH_NMS.replace("rounds: 24", "rounds: 120"))
     request = json.loads((here / "bundle/device/request.json").read_text())
     first = next(iter(request["inputs"]))
     assert request["scripts"]
     for script in request["scripts"]:
         turns = [command["turns"] for command in script["commands"] if command["turns"]]
         assert len(turns) == 2  # the latency, and the energy
+        assert turns[0]["rounds"] == turns[0]["least_rounds"] + 8 == 48, "twice those of a usual profile"
         for argv in (argv for turn in turns for argv in turn["programs"]):
             assert f"--loadInputs=images:{first}" in argv
+
+
+@pytest.mark.parametrize(
+    ("rounds", "processes", "samples"), [(4, 24, 20), (60, 24, 20), (119, 24, 25), (120, 48, 20), (2400, 960, 20)]
+)
+def test_more_rounds_than_usual_are_more_processes_on_a_board_that_measures_once(
+    rounds: int, processes: int, samples: int
+) -> None:
+    asked = visit._for_one_visit(BenchSettings(rounds=max(rounds, 20), per_round=5), rounds)
+    assert (asked.rounds, asked.per_round, asked.effort) == (processes, samples, processes / 24)
 
 
 @pytest.mark.slow

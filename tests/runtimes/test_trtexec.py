@@ -204,6 +204,24 @@ def test_processes_take_turns_so_that_drift_meets_both(tmp_path):
     assert first.conditions.identity == second.conditions.identity and "processes in turn" in told[-1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "models", "launches"),
+    [
+        (SHORT.longer(), 2, (5,) * 16),
+        (replace(SHORT, time_limit_s=0.001).longer(), 2, (5,) * 16),  # a ratio that ends sooner tells nothing new
+        (replace(SHORT, time_limit_s=0.001).longer(), 1, (5,)),
+        (replace(SHORT, rounds=60, per_round=1).longer(2), 1, (3,) * 48),
+        (replace(SHORT, rounds=120, per_round=1), 1, (5,) * 24),  # asked for at once, as a percentile may need them
+    ],
+)
+def test_a_look_at_twice_the_samples_is_of_twice_the_processes(tmp_path, settings, models, launches):
+    """A process is a block: more samples in each would leave the spread between them, and so the interval, as it is."""
+    trtexec, _ = tool(tmp_path)
+    timed = trtexec.latency([convolutions(tmp_path / f"{number}.onnx") for number in range(models)], settings)
+    assert [one.conditions.launches for one in timed] == [launches] * models
+    assert {one.conditions.samples_per_block for one in timed} == {launches[0]}
+
+
 def test_what_is_simulated_passes_no_gate(tmp_path):
     trtexec, _ = tool(tmp_path)
     small, large = convolutions(tmp_path / "s.onnx", width=4), convolutions(tmp_path / "l.onnx", width=16)
