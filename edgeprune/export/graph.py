@@ -67,16 +67,24 @@ def load_graph(path: Path | str) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise DataError(f"{path} is not an ONNX model: it has no graph; export it again")
     try:
+        if fault := fault_of(model):
+            raise DataError(f"{path} is not a valid ONNX model ({fault}); export it again")
+    except ValueError as error:  # over the size the checker takes
+        raise DataError(f"{path} cannot be checked ({first_line(error)})") from error
+    _refuse_broken_weights(model, path)
+    return model
+
+
+def fault_of(model: onnx.ModelProto) -> str:
+    """Why ONNX's checker takes a model for broken; empty where it does not, or has no schema to judge it by."""
+    try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         # ONNX Runtime's own fused operators and TensorRT's plugins have no public schema: foreign to the checker, not
         # wrong
         if all(opset.domain in STANDARD for opset in model.opset_import) and not tensorrt_plugins(model):
-            raise DataError(f"{path} is not a valid ONNX model ({first_line(error)}); export it again") from error
-    except ValueError as error:  # over the size the checker takes
-        raise DataError(f"{path} cannot be checked ({first_line(error)})") from error
-    _refuse_broken_weights(model, path)
-    return model
+            return first_line(error)
+    return ""
 
 
 def _refuse_broken_weights(model: onnx.ModelProto, path: Path) -> None:
@@ -229,10 +237,22 @@ def count_ops(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
-def rename_tensor(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
-    """Give a tensor another name wherever these nodes write or read it."""
+def tensor_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of all tensors that a graph has, those of the graphs inside its nodes too."""
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    for node in graph.node:
+        names |= {*node.input, *node.output}.union(*map(tensor_names, graphs_in(node)))
+    return names - {""}  # an input that a node was not given
+
+
+def rename_tensors(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    """Give tensors other names wherever these nodes, or the graphs inside them, write or read them. All at once, so
+    that two may change names with each other: ``names`` is from old to new."""
     for node in nodes:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = new
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = names.get(name, name)
+        for graph in graphs_in(node):
+            rename_tensors(graph.node, names)
+            for value in graph.output:  # a value from outside may be given as it is
+                value.name = names.get(value.name, value.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
-from edgeprune.export.graph import metadata_of, opset_of, rename_tensor, save_graph, set_metadata, with_value_info
+from edgeprune.export.graph import metadata_of, opset_of, rename_tensors, save_graph, set_metadata, with_value_info
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import name_nodes, regions_of
@@ -100,7 +100,7 @@ def _remove_half_round_trips(model: onnx.ModelProto) -> None:
     for node in kept:  # the same round trip before an output: its value is renamed instead of copied
         up = made_by.get(node.input[0]) if _casts_to(node, onnx.TensorProto.FLOAT) else None
         if node.output[0] in outputs and up is not None and _casts_to(up, onnx.TensorProto.FLOAT16):
-            rename_tensor(kept, up.input[0], node.output[0])
+            rename_tensors(kept, {up.input[0]: node.output[0]})
             kept = [copy for copy in kept if copy is not node]
     used = {name for node in kept for name in node.input} | outputs
     unused: dict[str, str] = {}  # a float value to the name that it had before the converter cast it
@@ -109,9 +109,7 @@ def _remove_half_round_trips(model: onnx.ModelProto) -> None:
         kept = [node for node in kept if not any(node is cast for cast in dead)]
         used = {name for node in kept for name in node.input} | outputs
     made = {name for node in kept for name in node.output} - outputs
-    renamed = {old: name for old, name in unused.items() if old in made}
-    for old, name in renamed.items():
-        rename_tensor(kept, old, name)
+    rename_tensors(kept, {old: name for old, name in unused.items() if old in made})
     del model.graph.node[:]
     model.graph.node.extend(kept)
 

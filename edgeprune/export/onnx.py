@@ -23,14 +23,16 @@ from edgeprune.export.graph import (
     MAX_BYTES,
     TensorInfo,
     count_ops,
+    fault_of,
     inputs_of,
     load_graph,
     load_made,
     opset_of,
     outputs_of,
-    rename_tensor,
+    rename_tensors,
     save_graph,
     set_metadata,
+    tensor_names,
 )
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
@@ -195,6 +197,8 @@ def onnx_from_checkpoint(
     _name_outputs(model, output_names)
     precision = {PRECISION_KEY: "int8"} if checkpoint.quantizers else {}
     set_metadata(model, {HEAD_KEY: head, **precision, **_plan_entries(checkpoint), **(metadata or {})})
+    if fault := fault_of(model):  # the exporter's was checked when it was read; this is what became of it
+        raise StageError(f"what {weights} became is not a valid ONNX model: {fault}")
     save_graph(model, output)
     return describe_onnx(model)
 
@@ -258,16 +262,17 @@ def _name_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     if not names:
         return
     outputs = model.graph.output
-    inner = {name for node in model.graph.node for name in (*node.input, *node.output)} - {o.name for o in outputs}
+    inner = tensor_names(model.graph) - {value.name for value in outputs}
     if len(names) != len(outputs) or len(set(names)) != len(names) or inner & set(names) or not all(names):
         old = ", ".join(value.name for value in outputs)
         raise TargetError(
             f"output names {', '.join(names)} do not fit: the graph has {len(outputs)} outputs ({old}), "
             "and each needs a name of its own"
         )
-    for value, name in zip(outputs, names, strict=True):
-        rename_tensor(model.graph.node, value.name, name)
-        value.name = name
+    renamed = {value.name: name for value, name in zip(outputs, names, strict=True)}
+    rename_tensors(model.graph.node, renamed)
+    for value in (*outputs, *model.graph.value_info):
+        value.name = renamed.get(value.name, value.name)
 
 
 def _make_reproducible(model: onnx.ModelProto) -> None:

@@ -68,15 +68,24 @@ def test_a_file_below_a_tenth_of_a_megabyte_is_no_broken_one(tmp_path, caplog):
     assert np.allclose(outputs_of_onnx(onnx_file, IMAGES)[0], expected, atol=1e-3)
 
 
-def test_outputs_get_the_names_that_are_asked(tmp_path):
+@pytest.mark.parametrize("names", [["boxes", "masks"], ["output1", "output0"], ["output1", "masks"]])
+def test_outputs_get_the_names_that_are_asked(names, tmp_path):
+    """Those of each other too."""
     pt = saved(stock_model("yolov8", "segment"), tmp_path / "m.pt")
     onnx_from_checkpoint(pt, tmp_path / "a.onnx", imgsz=64)
-    info = onnx_from_checkpoint(pt, tmp_path / "b.onnx", imgsz=64, output_names=["boxes", "masks"])
-    assert [tensor.name for tensor in info.outputs] == ["boxes", "masks"]
+    info = onnx_from_checkpoint(pt, tmp_path / "b.onnx", imgsz=64, output_names=names)
+    assert [tensor.name for tensor in info.outputs] == names
     found = compare_arrays(
         *(outputs_of_onnx(tmp_path / f"{name}.onnx", IMAGES) for name in "ab"), Layout("segment", "raw", 3)
     )
     assert found.max_abs == 0
+
+
+def test_a_graph_that_is_broken_after_the_export_is_not_written(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["edgeprune.export.onnx"], "rename_tensors", lambda nodes, names: None)
+    with pytest.raises(StageError, match=r"small\.pt became is not a valid ONNX model: .*'boxes' is not an output"):
+        onnx_from_checkpoint(small, tmp_path / "m.onnx", imgsz=64, output_names=["boxes"])
+    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,17 @@ from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export import int8
-from edgeprune.export.graph import count_ops, inputs_of, load_graph, metadata_of, opset_of, outputs_of, read_by
+from edgeprune.export.graph import (
+    count_ops,
+    inputs_of,
+    load_graph,
+    metadata_of,
+    opset_of,
+    outputs_of,
+    read_by,
+    rename_tensors,
+    tensor_names,
+)
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import calibration_warnings, quantize_to_int8
@@ -519,6 +529,20 @@ def test_what_a_branch_reads_from_outside_is_read_by_its_node(small):
     plain, found = (regions_of(name_nodes(model)) for model in (load_graph(small()), graph))
     assert found.output_layers == plain.output_layers
     assert found.decoder == plain.decoder | {"choice"}
+
+
+def test_a_tensor_is_renamed_where_a_branch_reads_it_too_and_two_may_change_names(small):
+    graph = chosen_by(load_graph(small()))
+    pixels = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    [expected] = outputs_of_onnx(graph, pixels)
+    names = {"plain": "bright", "bright": "plain", "then_branch_given": "inside"}
+    before = tensor_names(graph.graph)
+    assert set(names) <= before
+    rename_tensors(graph.graph.node, names)
+    assert tensor_names(graph.graph) == before - {"then_branch_given"} | {"inside"}
+    assert graph.graph.node[-1].input[0] == "plain"
+    [found] = outputs_of_onnx(graph, pixels)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
