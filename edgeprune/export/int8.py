@@ -59,6 +59,7 @@ from edgeprune.export.onnx import DEFAULT_OPSET, ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import from_selection_on, regions_of
 from edgeprune.export.result import PrecisionInfo
+from edgeprune.export.run import fixed_batch
 from edgeprune.options import named
 from edgeprune.settings import ADVISED_IMAGES, FEWEST_IMAGES, LEAST_INT8_OPSET, Calibration
 from edgeprune.target.cpus import needs_reduced_range
@@ -217,7 +218,7 @@ def _quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     info, (image_input, *_) = describe_to_run(model), inputs_of(model)
-    reader = _calibration_reader(images, image_input.name, info)
+    reader = _calibration_reader(images, image_input.name, info, fixed_batch(model) or 1)
     calibrated = ["Conv"] if recipe == "tensorrt" else CPU_OPS
     prepared = with_shapes(body)
     set_metadata(prepared, {"onnx.infer": "onnxruntime.quant"})  # its mark of a prepared graph; else it warns
@@ -271,15 +272,13 @@ def _quantize_static(
     return quantized
 
 
-def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo) -> Any:
+def _calibration_reader(images: Sequence[Path], name: str, info: ExportInfo, batch: int) -> Any:
     """Calibration images as ONNX Runtime's reader, read one batch at a time.
 
     A graph of fixed batch takes no smaller one: the last is filled up with images from the beginning. (Zeros, as where
     outputs are compared, would be in the ranges.)
     """
     from onnxruntime.quantization import CalibrationDataReader
-
-    batch = 1 if info.dynamic else info.batch
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

@@ -374,6 +374,22 @@ def test_every_calibration_image_is_read_whatever_the_batch(batch, count, small,
     assert precision_of(load_graph(tmp_path / "q.onnx")) == "int8"
 
 
+@pytest.mark.parametrize("recipe", ["tensorrt", "cpu"])
+def test_a_fixed_batch_is_filled_where_the_size_is_free_too(recipe, tmp_path):
+    source, fixed = tmp_path / "free.onnx", tmp_path / "fixed.onnx"
+    onnx_from_checkpoint(saved(stock_model("yolov8", "classify"), tmp_path / "m.pt"), source, imgsz=32, dynamic=True)
+    model = load_graph(source)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, str(fixed))
+    assert inputs_of(load_graph(fixed))[0].shape == (2, 3, "height", "width")
+    made, images = [], noise_images(tmp_path, 17, 32)
+    for graph in (source, fixed):
+        made.append(tmp_path / f"{graph.stem}-int8.onnx")
+        quantize_to_int8(graph, made[-1], images, recipe=recipe, method="minmax")
+    one, two = map(activation_scales, made)
+    assert one and two == pytest.approx(one)  # the same images, whatever the batch
+
+
 @pytest.mark.parametrize("count", [0, 4, 15])
 def test_too_few_images_are_refused(count, small, train_images, tmp_path):
     with pytest.raises(DataError, match=f"got {count} images; at least 16"):
