@@ -40,7 +40,7 @@ def image_files(settings: BenchSettings, models: Sequence[Path], folder: Path) -
     if settings.images is None:
         return ()
     return tuple(
-        written(images_for(settings, onnx_facts(Path(model)).inputs, Path(model)), folder, number)
+        written(images_for(settings, onnx_facts(Path(model), free=settings.free).inputs, Path(model)), folder, number)
         for number, model in enumerate(models)
     )
 

@@ -197,6 +197,14 @@ def output_names(path: Path) -> list[str]:
     return [value.name for value in read_model(path).graph.output]
 
 
+def input_types(path: Path) -> dict[str, str]:
+    """Types of a graph's inputs by name, whatever axes it leaves free; ``DataError`` when the file is none."""
+    from onnx import helper
+
+    kinds = {value.name: value.type.tensor_type.elem_type for value in _graph_inputs(read_model(path))}
+    return {name: str(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items() if kind}
+
+
 def _graph_inputs(proto: Any) -> list[Any]:
     constants = {one.name for one in proto.graph.initializer}
     return [value for value in proto.graph.input if value.name not in constants]

@@ -54,7 +54,7 @@ from edgeprune.runtimes.engine_file import (
 from edgeprune.runtimes.identity import identity_on
 from edgeprune.runtimes.image_input import images_for
 from edgeprune.runtimes.layer_info import Layer, layer_info_of
-from edgeprune.runtimes.onnx_facts import onnx_facts, require_single_file
+from edgeprune.runtimes.onnx_facts import input_types, onnx_facts, require_single_file
 from edgeprune.runtimes.trtexec_argv import (
     Program,
     Version,
@@ -872,7 +872,7 @@ class _TrtExecSession:
     def _types_beside(self) -> dict[str, str]:
         """Types as the ONNX file of the same name beside the engine has them; empty where there is none for it."""
         beside = self._model.with_suffix(".onnx")
-        types = {entry.name: entry.dtype for entry in onnx_facts(beside).inputs} if exists(beside) else {}
+        types = input_types(beside) if exists(beside) else {}
         return types if set(types) == set(self._engine.shapes) else {}
 
     def _types_unsaid(self) -> dict[str, str]:

@@ -68,6 +68,13 @@ def test_images_fill_the_input_of_what_is_timed(cpu: OnnxRuntime, tmp_path: Path
     first, second = cpu.latency(models, settings)
     assert first.conditions.images and second.conditions.images
     assert asked == [(1, 3, 32, 32), (1, 3, 32, 48)]
+    foreign = onnx.load(str(models[1]))
+    del foreign.metadata_props[:]  # of another exporter, which does not say a size
+    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
+    cpu.latency([tmp_path / "foreign.onnx"], replace(settings, batch=2, imgsz=(64, 32)))
+    assert asked[2:] == [(2, 3, 64, 32)]
+    with pytest.raises(DataError, match=r"foreign\.onnx: input images leaves axis 2 free; give --imgsz"):
+        cpu.latency([tmp_path / "foreign.onnx"], settings)
     [noise] = cpu.latency(models[:1], QUICK)
     assert differing_conditions(first, noise) == ["images (True, False)"]
     with pytest.raises(DataError, match=r"images \[2, 3, 32, 32\] do not fill an input of \[1, 3, 32, 32\]"):
