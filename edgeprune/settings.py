@@ -474,6 +474,8 @@ class Calibration(Settings):
 
 LAUNCHES = 3
 """Fresh processes that the rounds of a benchmark or of a build's gate are divided among."""
+STABLE_RETRIES = 4
+"""How often a benchmark that shall be stable is measured again, where nothing says how often."""
 MOST_ROUNDS = 100_000
 MOST_PER_ROUND = 10_000
 """Also of a measurement that is made again with more of them."""

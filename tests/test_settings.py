@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,12 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 import edgeprune
+from docs.pages import commands
 from edgeprune.cli import app
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import TargetError
 from edgeprune.export.int8 import quantize_to_int8
 from edgeprune.export.parity import parity
 from edgeprune.export.quantize import quantize_onnx
+from edgeprune.measure import bench as bench_module
 from edgeprune.measure import graphs
 from edgeprune.measure.bench import sampling_settings
 from edgeprune.runtimes.base import BenchSettings
@@ -82,6 +85,36 @@ def test_sampling_is_by_default_the_same_from_a_profile_a_command_and_python() -
     assert own(sampling_settings(default_target())) == own(Sampling())
     for command in ("bench", "compare"):
         assert f"; the profile's, or {Sampling.rounds}." in help_of(command)
+
+
+def test_what_holds_without_a_profile_is_told_by_every_option_as_it_is() -> None:
+    without, measured = default_target(), default_target().measure
+    holds = {name: getattr(measured, name) for name in ("threads", "warmup_s", "rounds", "per_round", "retries")}
+    holds |= {"seconds": measured.time_limit_s, "batch": without.batch, "runtime": without.runtime}
+    holds |= {"bench statistic": without.budget.statistic, "compare statistic": "p50", "split": "val"}
+    told: dict[str, set[str]] = {}
+    for command in ("bench", "compare", "val"):
+        for option in commands()[command].params:
+            for value in re.findall(r"the profile's, or ([\w.]+)[.;]", getattr(option, "help", None) or ""):
+                name = option.opts[0].removeprefix("--").replace("-", "_")
+                told.setdefault(f"{command} {name}" if name == "statistic" else name, set()).add(value)
+    assert told == {name: {f"{value:g}" if isinstance(value, float) else str(value)} for name, value in holds.items()}
+
+
+@pytest.mark.parametrize(
+    ("retries", "options", "measured"),
+    [(0, [], 1), (0, ["--until-stable"], 5), (1, ["--until-stable"], 2), (0, ["--until-stable", "--retries", "0"], 1)],
+)
+def test_as_often_as_the_help_says_a_benchmark_is_measured_again(
+    retries: int, options: list[str], measured: int, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(bench_module, "bench_graphs", lambda *_, retries, **__: asked.append(retries) or 1 / 0)
+    monkeypatch.setattr(
+        "edgeprune.target.default_target", lambda: default_target().changed({"measure.retries": retries})
+    )
+    CliRunner().invoke(app, ["bench", str(model), "--max-ms", "500", *options])
+    assert asked == [measured - 1]
 
 
 OUT_OF_RANGE = {

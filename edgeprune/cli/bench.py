@@ -15,13 +15,14 @@ from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
 from edgeprune.cli.streams import BARS, results_console, say
 from edgeprune.input_size import both_sides
 from edgeprune.options import output_file_or_stdout, without_none
-from edgeprune.settings import LARGEST_COUNT, LAUNCHES, Benching, Measuring, Sampling
+from edgeprune.settings import LARGEST_COUNT, LAUNCHES, STABLE_RETRIES, Benching, Measuring, Sampling
 
 if TYPE_CHECKING:
     from edgeprune.measure.bench import BenchResult
 
 SPARKS = 40
 PROFILES_OWN = "the profile's, or {}"
+RETRIES = f"the profile's, or 0; where that is 0, {STABLE_RETRIES} with --until-stable"
 
 
 def _known_runtime(name: str | None) -> str | None:
@@ -38,7 +39,7 @@ RuntimeOption = Annotated[
     str | None,
     typer.Option(
         callback=_known_runtime,
-        help="As in a profile: onnxruntime (if not given), onnxruntime-cuda, tensorrt, trtexec; doctor lists all.",
+        help="onnxruntime, onnxruntime-cuda, tensorrt, trtexec; doctor lists all; the profile's, or onnxruntime.",
     ),
 ]
 
@@ -60,7 +61,7 @@ def bench(
     statistic: Annotated[
         str | None, typer.Option(help="What the limit is on: p50, p90, p95, p99; the profile's, or p95.")
     ] = None,
-    retries: Annotated[int | None, option_of(Measuring, "retries", without=PROFILES_OWN)] = None,
+    retries: Annotated[int | None, option_of(Measuring, "retries", without=RETRIES)] = None,
     until_stable: Annotated[
         bool, typer.Option("--until-stable", help="Also measure again while a run was disturbed (within --retries).")
     ] = False,
@@ -72,7 +73,10 @@ def bench(
         Any, size_option("Input in pixels of checkpoints and free axes: a side, or HEIGHT,WIDTH; as for build.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_COUNT, help="Images per inference, where the model leaves it free.")
+        int | None,
+        typer.Option(
+            min=1, max=LARGEST_COUNT, help="Images per inference, where the model leaves it free; the profile's, or 1."
+        ),
     ] = None,
     warmup_s: WarmupS = None,
     rounds: Rounds = None,

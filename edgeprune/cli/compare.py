@@ -31,7 +31,9 @@ def compare(
     ] = None,
     images: Annotated[int, typer.Option(min=0, help="Images to show side by side.")] = 6,
     imgsz: Annotated[Any, size_option("Size in pixels of what has to be exported: a side, or HEIGHT,WIDTH.")] = None,
-    statistic: Annotated[str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99.")] = None,
+    statistic: Annotated[
+        str | None, typer.Option(help="Latency in the table: p50, p90, p95 or p99; the profile's, or p50.")
+    ] = None,
     threads: Threads = None,
     rounds: Rounds = None,
     warmup_s: WarmupS = None,

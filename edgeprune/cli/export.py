@@ -297,9 +297,13 @@ def val_command(
     ] = None,
     device: Device = None,
     split: Annotated[str | None, typer.Option(help="train, val or test; the profile's, or val.")] = None,
-    imgsz: Annotated[Any, size_option("Input in pixels: a side, or HEIGHT,WIDTH; the artifact's own.")] = None,
+    imgsz: Annotated[
+        Any,
+        size_option("Input in pixels: a side, or HEIGHT,WIDTH; of a checkpoint the profile's, or the artifact's own."),
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per inference, where the artifact leaves it free.")
+        int | None,
+        typer.Option(min=1, help="Images per inference, where the artifact leaves it free; the profile's, or 1."),
     ] = None,
     runtime: RuntimeOption = None,
     head: Annotated[

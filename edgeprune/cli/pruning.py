@@ -42,7 +42,7 @@ def prune(
     scope: Annotated[str | None, option_of(PruneSettings, "scope")] = None,
     normalisation: Annotated[
         str | None,
-        typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else as they come."),
+        typer.Option(help="Scores within a group: none, sum, mean, max, standarization; else the criterion's own."),
     ] = None,
     iterative_steps: Annotated[int | None, option_of(PruneSettings, "iterative_steps")] = None,
     drop_blocks: Annotated[int | None, option_of(PruneSettings, "drop_blocks", without="needs --data")] = None,

@@ -47,13 +47,12 @@ from edgeprune.samples.statistics import (
     samples_needed,
 )
 from edgeprune.scratch import scratch
-from edgeprune.settings import LAUNCHES, Measuring
+from edgeprune.settings import LAUNCHES, STABLE_RETRIES, Measuring
 from edgeprune.target import Target
 
 if TYPE_CHECKING:
     import numpy as np
 
-STABLE_RETRIES = 4  # of a measurement until it is stable, where nothing says how many
 MAX_EFFORT = 16  # times the samples of a first measurement: what they do not settle is settled by another machine
 TOP_LAYERS = 10
 IMAGE_TYPES = ("float32", "float16", "float64")  # of inputs that a frame is prepared for
@@ -202,7 +201,8 @@ def bench(
         max_ms: limit on ``statistic`` for every model.
         statistic: a percentile, such as ``p95``; the target's when None.
         retries: how often an INCONCLUSIVE limit is measured again; as the target says when None.
-        until_stable: measure again, within ``retries``, also while a run was disturbed.
+        until_stable: measure again, within ``retries``, also while a run was disturbed; four times at most where
+            neither ``retries`` nor the target says how often.
         details: memory and layers as well.
         image: frame for the end-to-end time; noise of 1280 x 720 when None.
         end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
