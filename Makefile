@@ -69,6 +69,12 @@ endif
 ifneq ($(words $(VENV)),1)
 $(error VENV=$(VENV): make takes no path with a blank in it as the name of a file; give another)
 endif
+# Recipes have these in quotes, in which no shell replaces ~, and most leave the one of OUT=~/runs to make.
+QUOTED := $(filter $(USED),OUT DATA TARGET $(if $(filter bench,$(GOALS)),,WEIGHTS))
+TILDE := $(firstword $(foreach name,$(QUOTED),$(if $(filter ~ ~/%,$(firstword $($(name)))),$(name))))
+ifneq ($(TILDE),)
+$(error $(TILDE)=$($(TILDE)): the shell did not expand ~; write $(TILDE)=$(patsubst ~%,$$HOME%,$($(TILDE))))
+endif
 REQUEST = $(if $(LATENCY_MS),--latency-ms $(LATENCY_MS)) $(if $(SPEED_UP),--speed-up $(SPEED_UP)) \
 	$(if $(MACS_SPEED_UP),--macs-speed-up $(MACS_SPEED_UP)) $(if $(MAX_MAP_DROP),--max-map-drop $(MAX_MAP_DROP)) \
 	$(if $(DEVICE),--device "$(DEVICE)") $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)")

@@ -293,10 +293,12 @@ def _written(folder: Path) -> float:
 def user_cache(name: str) -> Path:
     """A folder of what may be used again on this machine and may be deleted at any time; it need not exist.
 
-    Under ``$EDGEPRUNE_CACHE``, which may start from the current folder, else ``$XDG_CACHE_HOME/edgeprune``, else
-    ``~/.cache/edgeprune``. The path is absolute: Ultralytics takes another for one below its own folder of datasets.
+    Under ``$EDGEPRUNE_CACHE``, which may start from the current folder or with ``~``, else
+    ``$XDG_CACHE_HOME/edgeprune``, else ``~/.cache/edgeprune``. The path is absolute: Ultralytics takes another for one
+    below its own folder of datasets.
     """
-    given, cache = os.environ.get("EDGEPRUNE_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    given = os.path.expanduser(os.environ.get("EDGEPRUNE_CACHE", ""))  # noqa: PTH111  files of settings have no shell
+    cache = os.environ.get("XDG_CACHE_HOME", "")
     home = os.path.expanduser("~/.cache")  # noqa: PTH111  Path.home() raises where there is none
     base = cache if os.path.isabs(cache) else home  # noqa: PTH117  the XDG specification has a relative one ignored
     return (Path(given) if given else Path(base) / "edgeprune").absolute() / name

@@ -72,6 +72,35 @@ def test_a_variable_of_one_of_several_goals_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        ("cpu", ["OUT=~/runs/first"]),
+        ("cpu", ["WEIGHTS=~/best.pt", "DATA=d.yaml"]),
+        ("cpu", ["WEIGHTS=best.pt", "DATA=~/d.yaml"]),
+        ("gpu-check", ["OUT=~/runs/first"]),
+        ("gpu-check", ["TARGET=~/ours.yaml"]),
+        ("bench", ["OUT=~/runs/first"]),
+        ("bench", ["OUT=~"]),
+    ],
+)
+def test_a_tilde_that_no_shell_replaced_is_refused_before_anything_runs(goal: str, words: list[str]) -> None:
+    refused = make(goal, *words)
+    [given] = [word for word in words if "~" in word]
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2 and not refused.stdout
+    assert line.partition("*** ")[2].startswith(
+        f"{given}: the shell did not expand ~; write {given.replace('~', '$HOME')}."
+    )
+
+
+def test_a_tilde_is_left_where_a_shell_replaces_it_or_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--weights ~/a.pt ~/b.pt" in make("bench", "WEIGHTS=~/a.pt ~/b.pt").stdout
+    assert make("cpu", "OUT=./~/runs").returncode == 0
+    monkeypatch.setenv("OUT", "~/runs")  # of something else
+    assert make("check").returncode == 0
+
+
+@pytest.mark.parametrize(
     ("goal", "meant"), [("jetson-nano", "jetson-orin-nano"), ("cpuu", "cpu"), ("isntall", "install")]
 )
 @pytest.mark.parametrize("given", [[], ["WEIGHTS=a.pt", "DATA=b.yaml"]], ids=["bare", "with variables"])

@@ -339,6 +339,8 @@ def test_a_child_that_outlives_a_build_does_not_hold_its_run_directory(tmp_path)
     [
         ("EDGEPRUNE_CACHE", "cache", "{here}/cache/tmp"),
         ("EDGEPRUNE_CACHE", "/elsewhere", "/elsewhere/tmp"),
+        ("EDGEPRUNE_CACHE", "~/cache", "{here}/home/cache/tmp"),
+        ("EDGEPRUNE_CACHE", "", "{here}/home/.cache/edgeprune/tmp"),
         ("XDG_CACHE_HOME", "cache", "{here}/home/.cache/edgeprune/tmp"),
         ("XDG_CACHE_HOME", "/elsewhere", "/elsewhere/edgeprune/tmp"),
         ("XDG_CACHE_HOME", "", "{here}/home/.cache/edgeprune/tmp"),

@@ -6,11 +6,11 @@ Exit codes: 0 PASS, 1 FAIL, 2 wrong input, 3 a stage or a tool failed, 4 the dev
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 if os.name == "nt":  # before imports that Windows has not
     print("edgeprune: this is Windows; allowed are Linux and macOS; next: the same command in WSL 2", file=sys.stderr)
@@ -55,6 +55,8 @@ from edgeprune.settings import Overrides
 from edgeprune.version import __version__
 
 LONGEST_LINE = 900  # characters of a refusal: a message, not a copy of the file
+MLFLOW = "mlflow:"  # before what push is given
+SHORT_AND_VALUE = re.compile(r"-[a-zA-Z]\S")  # -oFILE in one word
 BUG_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h: 1 would say that a gate was missed
 
 app = typer.Typer(
@@ -87,6 +89,7 @@ def _run() -> int:
         try:
             _refuse_empty(sys.argv[1:])
             _refuse_undecodable(sys.argv[1:])
+            _refuse_tilde(sys.argv[1:])
             with scratch(), one_run():
                 app()
         finally:
@@ -98,6 +101,9 @@ def _run() -> int:
         if (lacking := _lacking(error)) is not None:
             print(f"edgeprune: {shown(lacking, LONGEST_LINE)}", file=sys.stderr)
             return StageError.exit_code
+        if isinstance(error, FileNotFoundError) and (removed := _removed_folder()) is not None:
+            print(f"edgeprune: {removed}", file=sys.stderr)
+            return TargetError.exit_code
         if isinstance(error, OSError) and (failing := streams.failing_machine(error)) is not None:
             print(f"edgeprune: {shown(failing, LONGEST_LINE)}", file=sys.stderr)
             return StageError.exit_code
@@ -112,28 +118,79 @@ def _run() -> int:
     return 0
 
 
+def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What each word gives to the command: the option that it comes from, empty for an argument, and the value."""
+    for before, word in zip(("", *words), words, strict=False):
+        name, given, value = word.partition("=")
+        if word.startswith("--"):
+            if given:
+                yield name, value
+        elif SHORT_AND_VALUE.match(word):
+            yield word[:2], word[2:]
+        else:
+            yield before if before.startswith("-") and "=" not in before else "", word
+
+
 def _refuse_empty(words: Sequence[str]) -> None:
     """Raise TargetError for an empty word: as a path it is the current folder, as an option's value nothing at all, and
     nobody types it but by a variable of the shell that was not set."""
-    for before, word in zip(("", *words), words, strict=False):
-        name, given, value = word.partition("=") if word.startswith("--") else (before, "=", word)
-        if given and not value:
-            where = f"{name} is" if name.startswith("-") else "an argument is"
+    for name, value in _values(words):
+        if not value:
+            where = f"{name} is" if name else "an argument is"
             raise TargetError(f"{where} empty; is a variable of your shell not set? Give a value, or leave it out")
+
+
+def _refuse_tilde(words: Sequence[str]) -> None:
+    """Raise TargetError for a path that begins with a ``~`` for a shell to replace: none does in quotes, and most leave
+    the one of ``--out=~/runs`` too. It would be a folder of that name in the current one."""
+    for name, value in _values(words):
+        place = value.removeprefix(MLFLOW)
+        if not place.startswith("~"):
+            continue
+        user, slash, rest = place.partition("/")
+        home = "$HOME" if user == "~" else os.path.expanduser(user)  # noqa: PTH111
+        if not home.startswith("~"):  # else nobody is called so, and no shell would replace it
+            option = f"{name} " if name else ""
+            meant = f"{value.removesuffix(place)}{home}{slash}{rest}"
+            raise TargetError(
+                f"{option}{value}: the shell did not expand ~; write {option}{meant} (what is called so: ./{place})"
+            )
 
 
 def _refuse_undecodable(words: Sequence[str]) -> None:
     """Raise TargetError for a word that is not UTF-8, and for such a current folder, which paths start from: what they
     are given to (records, YAML for Ultralytics, ONNX Runtime) takes no others, and says so hours later or never."""
-    here = ""
-    with contextlib.suppress(OSError):  # of a folder that was removed
-        here = "" if {"--help", "-h", "--version"} & {*words} else os.getcwd()  # noqa: PTH109
+    here = "" if {"--help", "-h", "--version"} & {*words} else _current_folder()
     for what, word in [*(("", word) for word in words), ("the current folder ", here)]:
         try:
             word.encode()
         except UnicodeEncodeError:
             seen = ascii(os.fsencode(word))[1:]
             raise TargetError(f"{what}{seen} is not text in UTF-8; rename the file or folder") from None
+
+
+def _removed_folder() -> str | None:
+    """One line where the current folder is there no more, while a command ran; None where it is."""
+    try:
+        _current_folder()
+    except TargetError as error:
+        return str(error)
+    return None
+
+
+def _current_folder() -> str:
+    """Where paths start from.
+
+    Raises:
+        TargetError: it was removed: what is given by a name cannot be found, and PyTorch ends the process as it loads.
+    """
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        raise TargetError(
+            'the current folder was removed; cd to another (where it was made again: cd "$PWD"), then give the command '
+            "again"
+        ) from None
 
 
 def _lacking(error: Exception) -> str | None:

@@ -157,7 +157,7 @@ class Ssh:
                 self._folder = tempfile.mkdtemp(prefix="ep-", dir="/tmp")
         argv = ["ssh"]
         if config := os.environ.get("EDGEPRUNE_SSH_CONFIG"):
-            argv += ["-F", config]
+            argv += ["-F", os.path.expanduser(config)]  # noqa: PTH111
         for name, value in {**OPTIONS, "ControlPath": _one_path(f"{self._folder}/c")}.items():
             argv += ["-o", f"{name}={value}"]
         if self.address.port:

@@ -549,6 +549,75 @@ def test_a_word_that_is_empty_or_no_text_is_refused_before_anything_runs(words, 
     assert ended.value.code == 2 and says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["build", "--target", "cpu", "--weights", "m.pt", "--data", "d.yaml", "--out=~/runs"], "--out $HOME/runs"),
+        (["data", "digits", "--out", "~"], "--out $HOME"),
+        (["export", "m.pt", "-o~/m.onnx"], "-o $HOME/m.onnx"),
+        (["export", "m.pt", "-o", "~/my models/m.onnx"], "-o $HOME/my models/m.onnx"),
+        (["profile", "m.pt", "--target", "cpu", "--cache=~/c"], "--cache $HOME/c"),
+        (["push", "runs/a", "--to=~/models"], "--to $HOME/models"),
+        (["push", "runs/a", "--to=mlflow:~/models"], "--to mlflow:$HOME/models"),
+        (["lint", "~/m.onnx"], "$HOME/m.onnx"),
+        (["bench", "m.onnx", "--vs=~/m.onnx"], "--vs $HOME/m.onnx"),
+        (["lint", "~root/m.onnx"], f"{Path('~root').expanduser()}/m.onnx"),
+    ],
+)
+def test_a_tilde_that_no_shell_replaced_makes_no_folder_of_that_name(
+    run: Run, words: list[str], meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert code == 2 and not out and err.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert f": the shell did not expand ~; write {meant} (what is called so: ./~" in err
+
+
+@pytest.mark.parametrize("name", ["./~/m.onnx", "~nobody-is-called-so.onnx", "m.onnx~"])
+def test_a_name_with_a_tilde_is_a_name(run: Run, name: str) -> None:
+    code, _, err = run("lint", name)
+    assert code == 2 and "did not expand" not in err and name.removeprefix("./") in err
+
+
+def run_where_the_folder_is_gone(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a current folder that was removed before."""
+    (tmp_path / "gone").mkdir()
+    code = (
+        f"import os, sys; os.rmdir('../gone'); sys.path.insert(0, {str(ROOT)!r}); import edgeprune.cli as c; c.main()"
+    )
+    argv = [sys.executable, "-c", code, *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path / "gone", timeout=300)
+
+
+@pytest.mark.parametrize("words", ["data digits --out x", "prune /m.pt --macs-speed-up 2 -o x.pt", "doctor", "show x"])
+def test_a_current_folder_that_was_removed_is_told_and_is_no_bug(words: str, tmp_path: Path) -> None:
+    done = run_where_the_folder_is_gone(tmp_path, *words.split())
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, done.stderr
+    assert "the current folder was removed; cd to another" in done.stderr
+
+
+def test_help_is_given_where_the_current_folder_was_removed(tmp_path: Path) -> None:
+    done = run_where_the_folder_is_gone(tmp_path, "build", "--help")
+    assert done.returncode == 0 and "--weights" in done.stdout and not done.stderr
+
+
+def test_a_current_folder_that_is_removed_while_a_command_runs_is_no_bug(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeprune.measure import doctor
+
+    def examine() -> None:
+        (tmp_path / "gone").rmdir()
+        Path("x").resolve()
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(doctor, "examine", examine)
+    code, out, err = run("doctor")
+    monkeypatch.chdir(tmp_path)
+    assert code == 2 and not out and err.count("\n") == 1 and "the current folder was removed" in err
+
+
 def test_a_current_folder_that_is_no_text_is_refused_and_help_is_given_there(tmp_path, monkeypatch, capsys):
     import sys
 
