@@ -24,6 +24,7 @@ from torch import nn
 
 from edgeprune.checkpoint import input_channels, keypoint_shape, load
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.class_folders import on_class_folders
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError, first_line
 from edgeprune.export.graph import inputs_of, load_graph, metadata_of, refuse_plugins
 from edgeprune.export.metadata import ModelMetadata, facts_to_run, read_metadata
@@ -390,7 +391,8 @@ def _validated(
     confidence: float | None,
 ) -> tuple[Accuracy, Detections | ImageScores]:
     with tempfile.TemporaryDirectory(prefix="edgeprune-val-") as folder, quiet():
-        validator = keep_per_image(at_size(family_for(subject.task).validator, subject.imgsz), subject.task)(
+        kind = on_class_folders(family_for(subject.task).validator, dataset.names)
+        validator = keep_per_image(at_size(kind, subject.imgsz), subject.task)(
             save_dir=Path(folder),
             args={
                 "task": subject.task,

@@ -23,14 +23,22 @@ UNREADABLE = (
 SUREST = 5  # probabilities that are kept of an image: the first alone may be 1 to the last digit for any good model
 
 
+def order_of_images(task: str) -> dict[str, str]:
+    """Key entry of what keeps results of images. Empty where older versions too had them in the order of the dataset,
+    so that what they measured is reused: a classifier's they had in one that was drawn."""
+    return {"order_of_images": "the dataset's"} if task == "classify" else {}
+
+
 def keep_per_image(validator_class: type[Any], task: str) -> type[Any]:
     """A subclass of one of Ultralytics' validators whose objects have ``per_image`` after a run.
 
     ``per_image`` is :class:`~edgeprune.samples.average_precision.Detections`, for a classifier
-    :class:`~edgeprune.samples.average_precision.ImageScores`; images are in the order of the dataset.
+    :class:`~edgeprune.samples.average_precision.ImageScores`; images are in the order in which the validator is given
+    them, which has to be that of the dataset.
 
     Args:
-        validator_class: the validator of ``task``.
+        validator_class: the validator of ``task``, a classifier's
+            :func:`~edgeprune.dataset.class_folders.on_class_folders`.
         task: detect, segment, pose, obb or classify.
     """
 

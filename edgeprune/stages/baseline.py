@@ -9,6 +9,7 @@ from typing import Any
 from edgeprune.input_size import Size, pixels
 from edgeprune.measure import compiling
 from edgeprune.measure.latency import latency_settings
+from edgeprune.measure.per_image import order_of_images
 from edgeprune.records.facts import BaselineFacts, PretrainFacts
 from edgeprune.runtimes.engine_file import off_dla
 from edgeprune.runtimes.precision_truth import LEAVE_DLA
@@ -45,6 +46,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "data": build.dataset.digest,
             "split": judging_split_input(build),
             "trained_imgsz": _other_size(build),
+            **order_of_images(build.weights.task),
         },
     }
 

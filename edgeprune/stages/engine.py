@@ -12,6 +12,7 @@ from edgeprune.export.result import LintFinding
 from edgeprune.input_size import both_sides
 from edgeprune.measure import compiling, latency
 from edgeprune.measure.layers import compare_layers
+from edgeprune.measure.per_image import order_of_images
 from edgeprune.records.facts import (
     BaselineFacts,
     EngineFacts,
@@ -89,6 +90,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             **images_inputs(build),
             **agreement_inputs(build),
             **_lint_inputs(build),
+            **order_of_images(build.weights.task),
         },
         **unpruned_inputs(build),
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeprune.artifact import sha256_of
 from edgeprune.errors import EdgepruneError, OutOfReachError, first_line
 from edgeprune.measure import compiling
+from edgeprune.measure.per_image import order_of_images
 from edgeprune.records.sweep import Point
 from edgeprune.serial import digest_of
 from edgeprune.target import Target
@@ -108,6 +109,7 @@ class Job:
         }
         if self.epochs:
             content.update(best_by(self.task))
+        content.update(order_of_images(self.task))
         if self.swept:
             content["swept"] = self.swept
         if self.target.qat is not None:

@@ -33,6 +33,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 from edgeprune.artifact import remove_unfinished, sha256_of, write_atomically
 from edgeprune.checkpoint import keypoint_shape
 from edgeprune.dataset import Dataset
+from edgeprune.dataset.class_folders import on_class_folders
 from edgeprune.errors import DamagedError, StageError
 from edgeprune.export.module import head_arguments
 from edgeprune.families import BOXES_ALONE, family_for
@@ -252,8 +253,9 @@ def validation_accuracy(
             single_cls=bool(arguments.get("single_cls")),
         )
         height, width = both_sides(settings.side)
+        kind = on_class_folders(family_for(str(model.task)).validator, dataset.names)
         metrics: Any = model.val(
-            validator=at_size(family_for(str(model.task)).validator, settings.side),
+            validator=at_size(kind, settings.side),
             **({} if height == width else {"rect": False}),
             data=str(dataset.for_ultralytics("val")),
             imgsz=max(height, width),

@@ -9,17 +9,21 @@ import torch
 import yaml
 from PIL import Image
 
+from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.export.detections import CONFIDENCE
 from edgeprune.export.graph import load_graph, metadata_of, save_graph
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.accuracy import accuracy
 from edgeprune.measure.per_image import load_per_image
+from edgeprune.measure.predictions import predict
 from edgeprune.measure.result import distinct_names
 from edgeprune.runtimes.base import AS_EXPORTED
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.samples.average_precision import drop_interval
+from edgeprune.settings import TrainSettings
+from edgeprune.training.run import validation_accuracy
 from tests.export.helpers import linked_copy, saved, stock_model
 
 
@@ -196,6 +200,53 @@ def test_a_classifier_has_top1_and_top5(family, tmp_path, shared):
     assert ours[0].map50 == 1.0  # top 5 of 3 classes
     assert ours[0].fitness_key == "metrics/accuracy_top1"
     assert np.mean(list(ours[0].per_class.values())) == pytest.approx(ours[0].map50_95)
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Twenty images in classes that a model may write otherwise."""
+    drawn = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("Cat", "dog"):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for index in range(10):
+                pixels = drawn.integers(0, 256, 3, np.uint8) * np.ones((64, 64, 1), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{index}.png")
+    return tmp_path / "d"
+
+
+@pytest.fixture
+def classifier(tmp_path) -> Path:
+    model = stock_model("yolov8", "classify", nc=2)
+    model.names = {0: "cat", 1: "dog"}
+    with torch.no_grad():  # normalised by what it sees, it answers each image otherwise
+        for _ in range(20):
+            model.train()(torch.rand(8, 3, 1, 1).expand(-1, -1, 64, 64) + 0.1 * torch.rand(8, 3, 64, 64))
+    return saved(model, tmp_path / "m.pt")
+
+
+def test_folders_that_a_classifier_writes_otherwise_are_judged_all(folders, classifier, tmp_path):
+    """By the names of the model, Ultralytics takes the images of 'dog' and leaves those of 'Cat' out."""
+    onnx_from_checkpoint(classifier, tmp_path / "m.onnx", imgsz=64)
+    settings = TrainSettings(imgsz=64, device="cpu", quiet=True)
+    for path in (classifier, tmp_path / "m.onnx"):
+        found = accuracy(path, data=folders, imgsz=64)
+        assert found.images == 20 and set(found.per_class) == {"cat", "dog"}
+    figure = validation_accuracy(classifier, data=folders, settings=settings, work=tmp_path / "w")
+    assert figure == pytest.approx(found.map50_95) != found.per_class["dog"]
+
+
+def test_results_of_a_classifier_are_in_the_order_of_the_images(folders, classifier, tmp_path):
+    kept = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        accuracy(classifier, data=folders, imgsz=64, per_image=tmp_path / "kept.npz")
+        kept.append(load_per_image(tmp_path / "kept.npz"))
+    assert drop_interval(*kept, 0.0).standard_error == 0.0, "the same model, whatever torch was seeded with"
+    images = Dataset.load(folders, task="classify").images("val")
+    alone = [answers[0].score for answers in predict(classifier, images, imgsz=64)]
+    assert kept[0].confidence[:, 0] == pytest.approx(alone, abs=1e-6)
+    assert np.ptp(alone) > 1e-4, "and images are told from each other"
 
 
 def test_a_missing_model_is_one_line(bccd, tmp_path):

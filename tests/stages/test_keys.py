@@ -78,6 +78,17 @@ def test_a_key_has_what_shapes_the_result(
     assert differing(tmp_path, stage, common, {**common, **changed}) == entries
 
 
+@pytest.mark.parametrize("stage", [baseline, engine])
+def test_results_of_images_that_were_kept_in_a_drawn_order_are_measured_again(stage: Any, tmp_path: Path) -> None:
+    """A classifier's; what was measured of any other model is reused."""
+    entries = []
+    for task in ("detect", "classify"):
+        build = build_with(tmp_path)
+        build.weights = replace(build.weights, task=task)
+        entries.append({*flat(stage.STAGE.inputs(build))})
+    assert entries[1] - entries[0] == {"params.order_of_images"}
+
+
 @pytest.mark.parametrize("stage", [finetune, qat])
 def test_where_a_training_runs_is_in_no_key(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Build, "source", lambda *_: {})
