@@ -36,7 +36,7 @@ from edgeprune.samples.telemetry import BOARD, causes_of, doubt_of, remedy_of
 from edgeprune.samples.text import DIGITS, ceiled, floored, told_apart
 from edgeprune.target import Target
 
-RULES = 1
+RULES = 2
 """Raised when a gate or a statistic says something else of the same samples, or a report of the same record. A build
 keeps those that it was judged by: of others, what differs is no edit. Records from before there was a number have none.
 """
@@ -49,6 +49,8 @@ ACCURACY_CONFIDENCE = 0.95  # of either end of an interval on a loss of accuracy
 THROTTLED = "the device throttled during the run"
 QUIET = "measure again on a quiet machine, with locked clocks"
 NOT_MEASURED = "not measured yet"
+TOO_NEAR = f"too near to the limit for {MAX_SAMPLES} samples"  # what no run settles, however quiet
+MORE_SAMPLES = "more samples would settle it"
 MET_UNPRUNED = "met without pruning"  # what a verdict says of a budget that asked for nothing
 ROUNDING_ERROR = 1e-9  # 0.555 - 0.545 is more than 0.01 in binary
 
@@ -589,5 +591,5 @@ def _disturbed(*measurements: Measurement) -> CoreState | None:
 
 def _advice(total: int | None, taken: int) -> str:
     if total is None:
-        return f"too near to the limit for {MAX_SAMPLES} samples: prune more, or move the limit"
-    return f"about {max(total - taken, 1)} more samples would settle it"
+        return f"{TOO_NEAR}: prune more, or move the limit"
+    return f"about {max(total - taken, 1)} {MORE_SAMPLES}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from edgeprune.cli.console import print_next_step, print_verdict
@@ -27,17 +28,21 @@ from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.notebook import build_html
 from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, pending_gate, simulated_gate
+from edgeprune.samples.conditions import Conditions, CoreState, DeviceState
+from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, budget_gate, pending_gate, simulated_gate
+from edgeprune.settings import AccuracyGoal, Finetuning
 from edgeprune.stages.bundle_readme import readme
 from edgeprune.target import Budget, load_target
 from edgeprune.target.schema import Precision
-from tests.records.sample import PARITY, accuracy, build_record, row
+from edgeprune.training.result import Epoch
+from tests.records.sample import CONDITIONS, PARITY, accuracy, build_record, row, samples
 
 ROOT = Path(__file__).parents[2]
 AGAIN = "edgeprune build --weights 'a b.pt'"  # the command of the record
 UNSTEADY = Gate("engine", "latency p95", 9.0, 10.0, "ms", Verdict.INCONCLUSIVE, "it drifts")
 SLOWER = Gate("engine", "end-to-end speed-up", 1.0, 1.5, "×", Verdict.INCONCLUSIVE, "it drifts")
 FEW_IMAGES = accuracy_gate("engine", 0.55, 0.54, 0.02, interval=DropInterval(0.01, None, 8, 0), split="val")
+LOST_GATE = Gate("engine", "mAP50-95 drop", 0.0, 0.0, "", Verdict.FAIL, "")
 FINDS_NOTHING = agreement_gate("engine", replace(PARITY, detections_reference=0))
 
 
@@ -117,12 +122,14 @@ def test_what_the_same_command_can_never_settle_says_what_is_missing(capsys: pyt
     passed = simulated_gate(replace(UNSTEADY, verdict=Verdict.PASS))
     record = replace(undecided(passed), device=DeviceRow("fake:orin", True, {}, record.host))
     assert next_words(record, capsys) == "next: a real device: a stand-in proves nothing"
+    too_slow = replace(record, gates=(replace(UNSTEADY, verdict=Verdict.FAIL),), verdict=Verdict.FAIL)
+    assert next_words(too_slow, capsys).startswith("next, with a real device, for a stand-in proves nothing")
 
 
 def test_a_loss_near_what_is_allowed_is_settled_by_training_by_the_limit_or_by_images(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    record = undecided(FEW_IMAGES)
+    record = undecided(accuracy_gate("engine", 0.55, 0.54, 0.02, interval=DropInterval(0.01, 0.02, 87, 0), split="val"))
     trained, limit = record.target.finetune.epochs, record.target.accuracy.max_map_drop
     words = next_words(record, capsys)
     assert words.startswith(
@@ -134,6 +141,129 @@ def test_a_loss_near_what_is_allowed_is_settled_by_training_by_the_limit_or_by_i
     unpruned = replace(prune, facts=replace(prune.facts, unpruned=True))
     words = next_words(replace(record, stages=replace(record.stages, prune=unpruned)), capsys)
     assert words.startswith("next, with a larger --max-map-drop") and "--epochs" not in words.partition(AGAIN)[0]
+
+
+def with_drop(record: BuildRecord, drop: DropInterval | None) -> BuildRecord:
+    """The record of a build whose artifact lost this much."""
+    engine = record.stages.engine
+    engine = replace(engine, facts=replace(engine.facts, accuracy_drop=drop))
+    return replace(record, stages=replace(record.stages, engine=engine))
+
+
+@pytest.mark.parametrize(
+    ("drop", "split_tells", "trains"),
+    [(DropInterval(0.01, None, 8, 0), True, False), (DropInterval(0.02, 0.01, 100, 0), False, True)],
+    ids=["too few images", "the loss is the limit"],
+)
+def test_what_would_settle_a_loss_is_what_its_row_says(
+    drop: DropInterval, split_tells: bool, trains: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = with_drop(build_record("INCONCLUSIVE"), drop)
+    gate = accuracy_gate("engine", 0.55, 0.55 - drop.drop, 0.02, interval=drop, split="val")
+    gate = replace(gate, limit=drop.drop if trains else 0.02)
+    words = next_words(replace(record, gates=(gate,)), capsys)
+    assert ("more images in split val" in words) == split_tells
+    assert (AGAIN in words) == ("--epochs" in words) == ("--max-map-drop" in words) == trains
+
+
+HOT = replace(CONDITIONS, device=DeviceState(throttled=True, throttled_why="cpu-throttle was at work"))
+STARVED = replace(CONDITIONS, device=DeviceState(throttled=True, throttled_why="oc1_event_cnt rose by 7"))
+STOPPED = replace(
+    CONDITIONS, core=CoreState(share=0.5, contended=True, cpu_ms=(5.0,) * 300, others=0.0, quota=0.5, stopped=0.49)
+)
+BUSY = replace(CONDITIONS, core=CoreState(share=0.5, contended=True, cpu_ms=(10.0,) * 300, others=0.5))
+AS_SAYS = "as the row '{}' says of the device, give it a {} or a lower power mode, and measure again"
+CORES = "give the container whole cores (--cpuset-cpus), not a quota of processor time (--cpus), and measure again ("
+ON_LIMIT = "for no number of samples tells this plan from it, or another search by --seed ("
+MORE = "with more samples (measure.rounds or measure.retries in the profile), or on a quiet machine ("
+FEWER = "with a measured budget (--speed-up or --latency-ms) in place of ×2 fewer MACs, which are not {}faster on this "
+RATIO, MACS, MS = Budget(speed_up=1.5), Budget(macs_speed_up=2.0), Budget(latency_ms=11, statistic="p50")
+OPEN_LATENCIES: dict[str, tuple[Budget, float, Conditions, str]] = {
+    "heat": (RATIO, 12.0, HOT, AS_SAYS.format("speed-up", "fan")),
+    "heat, in ms": (MS, 10.9, HOT, AS_SAYS.format("latency p50", "fan")),
+    "supply": (RATIO, 12.0, STARVED, AS_SAYS.format("speed-up", "stronger supply")),
+    "heat, of MACs": (MACS, 22.0, HOT, AS_SAYS.format("speed-up", "fan")),
+    "quota": (RATIO, 12.8, STOPPED, CORES),
+    "quota, in ms": (MS, 12.8, STOPPED, CORES),
+    "other work": (RATIO, 13.3, BUSY, "on a quiet machine ("),
+    "on the limit": (RATIO, 13.3, CONDITIONS, f"with another --speed-up (now 1.5), {ON_LIMIT}"),
+    "on the limit, in ms": (MS, 11.0, CONDITIONS, f"with another --latency-ms (now 11), {ON_LIMIT}"),
+    "on the limit, of MACs": (MACS, 19.95, CONDITIONS, FEWER.format("clearly ")),
+    "few samples": (RATIO, 13.13, CONDITIONS, MORE),
+    "few samples, in ms": (MS, 10.86, CONDITIONS, MORE),
+}
+
+
+def timed(budget: Budget, candidate_ms: float, conditions: Conditions = CONDITIONS) -> BuildRecord:
+    """The record of a build whose engine was timed beside an unpruned one of 20 ms, judged by the gate itself."""
+    generator, record = np.random.default_rng(0), build_record()
+    target = record.target.model_copy(update={"budget": budget})
+    before = samples("baseline", 20.0, generator, conditions)
+    after = samples("candidate", candidate_ms, generator, conditions)
+    gate = budget_gate(target, "engine", before.measurement, after.measurement)
+    return replace(record, target=target, measurements=(before, after), gates=(gate,), verdict=gate.verdict)
+
+
+@pytest.mark.parametrize(("budget", "level", "conditions", "words"), OPEN_LATENCIES.values(), ids=OPEN_LATENCIES)
+def test_what_would_settle_a_latency_is_what_its_row_says(
+    budget: Budget, level: float, conditions: Conditions, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = timed(budget, level, conditions)
+    assert record.verdict is Verdict.INCONCLUSIVE, record.gates
+    told = next_words(record, capsys)
+    assert told.startswith(f"next, {words}") and told.endswith(AGAIN)
+    assert ("quiet" in told) == ("quiet" in record.gates[0].reason or "more samples would" in record.gates[0].reason)
+
+
+def test_fewer_macs_that_are_no_faster_ask_for_a_measured_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    record = timed(MACS, 22.0)
+    assert record.verdict is Verdict.FAIL
+    record = replace(record, command=(*record.command, "--macs-speed-up", "2", "--seed", "1"))
+    told = next_words(record, capsys)
+    assert told.startswith(f"next, {FEWER.format('')}target (finished stages")
+    assert told.endswith(f"{AGAIN} --seed 1"), "two budgets in one command are refused"
+    counted = replace(record, gates=(replace(record.gates[0], stage="prune", metric="MACs speed-up"),))
+    assert "with a lower --macs-speed-up (now 2), which this plan did not reach (" in next_words(counted, capsys)
+
+
+def test_a_plan_by_a_stand_in_on_its_limit_is_moved_by_what_made_it(capsys: pytest.CaptureFixture[str]) -> None:
+    record = timed(RATIO, 13.3)
+    prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, probes=()))
+    told = next_words(replace(record, stages=replace(record.stages, prune=prune)), capsys)
+    assert "with a larger prune.planning_macs_speed_up in the profile (now 2), by which this plan was made, or" in told
+    assert "or another --speed-up (now 1.5), for no number of samples tells" in told
+
+
+def test_what_was_undecided_on_its_board_is_carried_there_only_where_measuring_again_may_settle_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told(record: BuildRecord) -> str:
+        record = replace(record, carried_by="scp -r there", device=None)
+        target = load_target("jetson-orin-nano").model_copy(update={"budget": record.target.budget})
+        print_next_step(replace(record, target=target))
+        return " ".join(capsys.readouterr().out.split())
+
+    hot = told(timed(RATIO, 12.0, HOT))
+    assert hot.startswith(f"next, {AS_SAYS.format('speed-up', 'fan')} when it is cool, over a connection")
+    assert hot.endswith("or, carried by hand: scp -r there")
+    near = told(timed(RATIO, 13.3))
+    assert near.startswith("next, with another --speed-up") and near.endswith(AGAIN) and "scp" not in near
+    assert "and what comes out is carried to the board again" in near
+    few = told(timed(RATIO, 13.13))
+    assert few.startswith("next, with more samples (measure.rounds in the profile)") and few.endswith(AGAIN)
+
+
+def test_what_failed_before_the_board_was_asked_is_mended_first(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = pending_gate("engine", "latency p95", 10.0, "ms", "run-on-device.sh")
+    refused = Gate("engine", "graph lint for TensorRT", 1.0, 0.0, "errors", Verdict.FAIL, "no such operator")
+    record = replace(build_record("FAIL"), gates=(waiting, refused), next_command="run-on-device.sh")
+    print_next_step(record)
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("next, with what failed mended (finished stages are taken as they are): edgeprune build")
+    assert told.endswith("then, where the target's runtime is: run-on-device.sh")
+    for text in (build_page(record), build_markdown(record)):
+        assert text.index("what failed mended") < text.index("Then, where the target")
+        assert text.count("run-on-device.sh") == 1
 
 
 def test_an_undecided_build_that_waits_too_says_one_thing_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +300,112 @@ def test_an_unpruned_build_that_lost_too_much_is_told_to_take_another_precision(
 ) -> None:
     record = build_record("FAIL")
     prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, unpruned=True))
-    lost = Gate("engine", "mAP50-95 drop", 0.0, 0.0, "", Verdict.FAIL, "")
-    record = replace(record, gates=(lost,), stages=replace(record.stages, prune=prune))
-    words = next_words(record, capsys)
-    assert words.startswith(f"next, with another precision (now {record.precision})") and "--epochs" not in words
+    record = replace(record, gates=(LOST_GATE,), stages=replace(record.stages, prune=prune))
+    assert next_words(record, capsys).startswith("next, with what failed mended")  # nothing is plainer than FP32
+    halved = replace(record, target=record.target.model_copy(update={"precision": "fp16"}))
+    words = next_words(halved, capsys)
+    assert words.startswith("next, with another precision in the profile (now fp16), for") and "--epochs" not in words
+    chosen = next_words(replace(halved, levers="levers auto: fp16"), capsys)
+    assert chosen.startswith("next, with another precision in the profile (now fp16), with levers: named, for")
+
+
+def test_int8_that_lost_too_much_is_told_of_another_precision_beside_the_pruning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = replace(build_record("FAIL"), gates=(LOST_GATE,))
+    words = next_words(replace(record, target=record.target.model_copy(update={"precision": "int8"})), capsys)
+    assert "or another precision in the profile (now int8), for accuracy fell too far" in words
+    assert "precision" not in next_words(record, capsys)
+
+
+def trained(
+    record: BuildRecord, section: dict[str, object], ran: int, best: int, goal: AccuracyGoal | None = None
+) -> BuildRecord:
+    """The record of a build that was trained by these settings, for so many epochs; the last has 0.54."""
+    tuned = record.stages.finetune
+    assert tuned is not None
+    epochs = tuple(Epoch(number, float(number), {"metrics/mAP50-95(B)": 0.54}) for number in range(1, ran + 1))
+    training = replace(tuned.facts.training, epochs_run=ran, best_epoch=best, epochs=epochs)
+    tuned = replace(tuned, facts=replace(tuned.facts, training=training, goal=goal))
+    target = record.target.model_copy(update={"finetune": replace(record.target.finetune, **section)})
+    return replace(record, target=target, stages=replace(record.stages, finetune=tuned))
+
+
+GOAL = AccuracyGoal(baseline=0.55, max_drop=0.015)
+FAR_GOAL = AccuracyGoal(baseline=0.55, max_drop=0.01)
+UNTIL = ("--until", "map_drop <= 0.015")
+ENDED = "(now 0.015, at which training ended after 7 epochs)"
+TRAININGS: dict[str, tuple[dict[str, object], int, int, AccuracyGoal | None, tuple[str, ...], str, str, str]] = {
+    "epochs": ({"epochs": 50}, 50, 40, None, (), "100 --epochs instead of 50", "--epochs", " --epochs 100"),
+    "hours": (
+        *({"time_h": 8.0}, 300, 290, None, ()),
+        *("a larger finetune.time_h in the profile (now 8)", "finetune.time_h in the profile, now 8", ""),
+    ),
+    "more epochs than asked": (
+        *({"epochs": 50}, 300, 290, None, ("--epochs", "50")),
+        *("600 --epochs instead of 50", "--epochs", " --epochs 600"),
+    ),
+    "goal of the command": (
+        *({"epochs": 50, "until": 0.015}, 7, 7, GOAL, UNTIL),
+        *(f"no --until {ENDED}, or a smaller one", "without --until, now 0.015", ""),
+    ),
+    "goal of the command, in hours": (
+        *({"time_h": 8.0, "until": 0.015}, 7, 7, GOAL, UNTIL),
+        *(f"no --until {ENDED}, or a smaller one", "without --until, now 0.015", ""),
+    ),
+    "goal of the profile": (
+        *({"epochs": 50, "until": 0.015}, 7, 7, GOAL, ()),
+        f"finetune.until: null in the profile {ENDED}, or a smaller --until",
+        *("without finetune.until in the profile, now 0.015", ""),
+    ),
+    "goal in the last epoch": (
+        *({"epochs": 7, "until": 0.015}, 7, 7, GOAL, (*UNTIL, "--epochs", "7")),
+        f"14 --epochs instead of 7 and no --until {ENDED}, or a smaller one",
+        *("--epochs and without --until, now 0.015", " --epochs 14"),
+    ),
+    "goal that was not reached": (
+        *({"epochs": 7, "until": 0.01}, 7, 7, FAR_GOAL, ("--until", "0.01")),
+        *("14 --epochs instead of 7", "--epochs", " --until 0.01 --epochs 14"),
+    ),
+    "patience": (
+        *({"epochs": 300, "patience": 50}, 120, 70, None, ()),
+        "a larger finetune.patience in the profile (now 50, by which training ended after 120 epochs)",
+        *("finetune.patience in the profile, now 50", ""),
+    ),
+    "no patience": ({"epochs": 60, "patience": 0}, 60, 1, None, (), "120 --epochs", "--epochs", " --epochs 120"),
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "ran", "best", "goal", "options", "by", "setting", "typed"), TRAININGS.values(), ids=TRAININGS
+)
+def test_training_longer_is_by_what_ended_it(
+    section: dict[str, object],
+    ran: int,
+    best: int,
+    goal: AccuracyGoal | None,
+    options: tuple[str, ...],
+    by: str,
+    setting: str,
+    typed: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def of(record: BuildRecord) -> BuildRecord:
+        record = replace(record, command=(*record.command, *options))
+        return trained(record, section, ran, best, goal)
+
+    failed = next_words(of(replace(build_record("FAIL"), gates=(LOST_GATE,))), capsys)
+    assert failed.startswith(f"next, with {by}") and failed.endswith(f"{AGAIN}{typed}")
+    near = accuracy_gate("engine", 0.55, 0.54, 0.02, interval=DropInterval(0.01, 0.02, 87, 0), split="val")
+    open_still = next_words(of(undecided(near)), capsys)
+    assert open_still.startswith(f"next, with {by}") and open_still.endswith(f"{AGAIN}{typed}")
+    assert f"train longer ({setting}) or ask for less first" in accuracy_warning(of(lossy(LOST)))
+
+
+def test_hours_of_the_profile_are_not_replaced_by_fewer_epochs() -> None:
+    target = build_record().target
+    target = target.model_copy(update={"finetune": Finetuning(time_h=8.0)})
+    assert target.with_overrides(epochs=100).finetune.time_h is None  # why no --epochs is told where hours decide
 
 
 WAITING = pending_gate("engine", "mAP50-95 drop", 0.02, "mAP50-95", "run-on-device.sh")
@@ -207,9 +439,10 @@ def test_a_loss_that_is_certain_already_is_said_before_the_way_to_the_board(
 def test_what_would_mend_a_certain_loss_is_what_the_build_obeys() -> None:
     record = lossy(LOST)
     prune = replace(record.stages.prune, facts=replace(record.stages.prune.facts, unpruned=True))
-    assert accuracy_warning(replace(record, stages=replace(record.stages, prune=prune))).endswith(
-        "; take another precision first"
-    )
+    unpruned = replace(record, stages=replace(record.stages, prune=prune))
+    assert accuracy_warning(unpruned).endswith("will very likely fail on the device too")
+    halved = replace(unpruned, target=record.target.model_copy(update={"precision": "fp16"}))
+    assert accuracy_warning(halved).endswith("; take another precision first")
     guessed = replace(record.stages.prune, facts=replace(record.stages.prune.facts, probes=()))
     stood_in = replace(record, stages=replace(record.stages, prune=guessed))
     assert "or prune less (prune.planning_macs_speed_up in the profile, now 2) first" in accuracy_warning(stood_in)
