@@ -109,9 +109,12 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
         try:
             end_orphans()
             left = restore_board()
-            for text in filter(None, (left.done and f"put back from an earlier run: {left.done}", left.failure)):
+            done = left.done and f"put back from an earlier run: {left.done}"
+            for text in filter(None, (done, left.lost, left.failure)):
                 _print(text)
             conditions = prepare_board(request["power_mode"], request["clocks"])
+            if conditions.get("clocks_doubt"):  # before an hour of runs that would be repeated for it
+                _print(conditions["clocks_doubt"])
             inputs = _inflate(folder, request["inputs"])
             shutil.rmtree(results, ignore_errors=True)  # from here on it runs; a start that is refused destroys nothing
             for name in (PACKED, f"{PACKED}.part"):  # of a run that fails nobody may take an earlier one's for its own
@@ -125,7 +128,8 @@ def _run_all(folder: str, not_restored: list[str]) -> None:
                 answers.append(_run_one(_by(program, command), folder, place, conditions))
         finally:
             ignore_signals()
-            failure = restore_board().failure
+            _, failure, lost = restore_board()
+            failure = "; ".join(text for text in (lost, failure) if text)
             if failure:
                 not_restored.append(failure)
                 _print(f"the board is not as it was: {failure}")

@@ -38,6 +38,7 @@ HOLD_FILE = "hold.json"
 LOCK_FILE = "edgeprune.lock"
 DECISION_FILE = "hold.lock"  # of a work directory for which the board was held, now or before
 NOT_RESTORED_FILE = "not_restored"
+LOST_FILE = "lost"
 LOG_FILE = "hold.log"  # stderr of the holder: what it says when it crashes
 NOT_HELD = "the board was not held to the end of the run: another build may have used it, or changed its power mode"
 MOST_STARTS = 3  # of a holder for one job: one that is killed for its memory each time would be started for ever
@@ -221,10 +222,11 @@ def hold_board(work: str, mode: str, clocks: str) -> None:
                     time.sleep(0.1)
             finally:
                 ignore_signals()
-                failure = restore_board().failure
-                if failure:
-                    with contextlib.suppress(OSError), open(os.path.join(work, NOT_RESTORED_FILE), "w") as file:
-                        file.write(failure)
+                _, failure, lost = restore_board()
+                for name, text in ((NOT_RESTORED_FILE, failure), (LOST_FILE, lost)):
+                    if text:
+                        with contextlib.suppress(OSError), open(os.path.join(work, name), "w") as file:
+                            file.write(text)
     except Refused as error:
         announce(state="refused", kind=error.kind, message=str(error))
     except Stopped:
@@ -324,7 +326,7 @@ def _busy_in(work: str, but: str = "") -> str:
 def _told(left: Restored) -> str:
     """What an earlier run had left changed, in a sentence; empty for nothing."""
     done = left.done and f"put back what an earlier run that was cut off had left changed: {left.done}"
-    return "; ".join(text for text in (done, left.failure) if text)
+    return "; ".join(text for text in (done, left.lost, left.failure) if text)
 
 
 def _lock_path() -> str:

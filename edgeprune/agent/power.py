@@ -7,7 +7,7 @@ import glob
 import os
 import re
 import shutil
-from typing import Iterable, NamedTuple
+from typing import Callable, Iterable, NamedTuple
 
 from edgeprune.agent.root import CLOCKS_FILE, as_root, may_sudo
 from edgeprune.agent.system import Refused, output_of, read_json, system_path, text_of, write_json
@@ -18,6 +18,9 @@ LAST_MODE = 9  # one digit, which is all that the rule for sudo allows
 CONF_FILE = "/etc/nvpmodel.conf"
 # Below the user's home, where it outlives a reboot, as a power mode does
 RESTORE_FILE = "~/.local/state/edgeprune/restore.json"
+# jetson_clocks locks these besides, and nvpmodel has no words for them
+REBOOT = "a reboot frees what of them is still locked (idle states of the CPUs, the memory's clock)"
+REFUSED_BY_SUDO = r"password is required|not allowed|not in the sudoers|a terminal is required"
 
 
 class Restored(NamedTuple):
@@ -26,10 +29,12 @@ class Restored(NamedTuple):
     Attributes:
         done: what was put back; empty when nothing was to be.
         failure: what could not be, and the command that does it.
+        lost: what nobody can put back any more, and what frees it; told this once.
     """
 
     done: str
     failure: str
+    lost: str = ""
 
 
 def power_modes(conf: str) -> dict[str, int]:
@@ -154,7 +159,7 @@ def set_power_mode(wanted: str) -> str | None:
         raise Refused(
             "device", f"power mode {name} needs a reboot of the board (it is in {before}); type there: {command}"
         )
-    if re.search(r"password is required|not allowed|not in the sudoers|a terminal is required", text):
+    if re.search(REFUSED_BY_SUDO, text):
         raise Refused(
             "device",
             f"the board is in power mode {before}, the target asks for {name}, and this user may not change it; "
@@ -162,10 +167,10 @@ def set_power_mode(wanted: str) -> str | None:
         )
     now = power_mode()
     if plain_mode(now) != plain_mode(name):
-        last = (text.strip().splitlines() or ["no output"])[-1]
         raise Refused(
             "device",
-            f"power mode {name} was set but the board is in {now} (nvpmodel: {last}); type there: {command}",
+            f"power mode {name} was set but the board is in {now} (nvpmodel: {_last_line(text)}); "
+            f"type there: {command}",
         )
     return before
 
@@ -184,7 +189,7 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
     Raises:
         Refused: see :func:`set_power_mode`; or the mode that the board is in could not be put back.
     """
-    changed = _to_restore()  # what could not be put back earlier is still how the board was
+    changed, _ = _to_restore()  # what could not be put back earlier is still how the board was
 
     def note_change(**entry) -> None:
         changed.update(entry)
@@ -204,23 +209,62 @@ def prepare_board(mode: str, lock_clocks: bool) -> dict[str, str]:
         except Refused as error:
             raise Refused(error.kind, f"{error}; or name another mode in the profile: device.power_mode") from error
     doubt = ""
-    if lock_clocks and shutil.which("jetson_clocks") and not clocks_locked() and may_sudo():
-        stored = system_path(CLOCKS_FILE)
-        output_of(as_root(["mkdir", "-p", os.path.dirname(stored)]))
-        command = ["jetson_clocks", "--store", stored]
-        code, text = output_of(as_root(command), stdin="y\n", timeout_s=PROGRAM_TIMEOUT_S)  # it asks before it replaces
-        if code == 0:
-            note_change(clocks=True)
-            command = ["jetson_clocks"]
-            code, text = output_of(as_root(command), timeout_s=PROGRAM_TIMEOUT_S)
-        if not clocks_locked():
-            last = (text.strip().splitlines() or ["no output"])[-1][-80:]
-            doubt = (
-                f"the clocks were to be locked and are free (sudo {' '.join(command)}: {last}): compare "
-                "/etc/sudoers.d/edgeprune there with docs/jetson.md"
-            )
+    if lock_clocks and shutil.which("jetson_clocks") and not clocks_locked():
+        doubt = _lock_clocks(note_change)
     setting = board_setting()
     return dict(setting, clocks_doubt=doubt) if setting and doubt else setting
+
+
+def _lock_clocks(note_change: Callable[..., None]) -> str:
+    """Lock the clocks once it is stored how they are, which ``note_change`` hears; gives why they are free all the
+    same. Empty too for a user who may change nothing: to them it is no news."""
+    stored = system_path(CLOCKS_FILE)
+    folder, store = ["mkdir", "-p", os.path.dirname(stored)], ["jetson_clocks", "--store", stored]
+    lock = ["jetson_clocks"]
+    mask = os.umask(0o022)  # sudo adds this user's to its own, and whoever may not look there sees no file
+    try:
+        made, said = output_of(as_root(folder))
+        before, _ = _stamp_of(stored)
+        code, text = output_of(as_root(store), stdin="y\n", timeout_s=PROGRAM_TIMEOUT_S)  # it asks before it replaces
+    finally:
+        os.umask(mask)
+    if code != 0:
+        return _why_free(store, _last_line(text)) if made == 0 or may_sudo() else ""
+    stamp, missing = _stamp_of(stored)
+    # It ends with 0 where it could write nothing, or half of it (NVIDIA's scripts of 2020 and 2023). What is not stored
+    # cannot be put back: such clocks would stay locked until a reboot.
+    fault = re.search(rf"^.*(?:{re.escape(stored)}: |write error).*$", text, re.M)
+    if fault or missing or stamp == before:
+        if made != 0 and not os.path.isdir(folder[-1]):
+            return _why_free(folder, _last_line(said))
+        why = fault.group(0).strip() if fault else missing or "the file is as it was"
+        return _why_free(store, f"how they are is not stored: {why[-80:]}", f"df -h {os.path.dirname(folder[-1])}")
+    note_change(clocks=True, clocks_in=power_mode(), stored=stamp)
+    _, text = output_of(as_root(lock), timeout_s=PROGRAM_TIMEOUT_S)
+    return "" if clocks_locked() else _why_free(lock, _last_line(text))
+
+
+def _why_free(command: list[str], said: str, look: str = "sudo jetson_clocks --show") -> str:
+    """That clocks which were to be locked are free, what the command said, and the next one: ``look``, where it was not
+    sudo that refused."""
+    rules = "compare /etc/sudoers.d/edgeprune there with docs/jetson.md"
+    then = rules if re.search(REFUSED_BY_SUDO, said) else f"look there: {look}"
+    return f"the clocks were to be locked and are free (sudo {' '.join(command)}: {said}): {then}"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no output"])[-1][-80:]
+
+
+def _stamp_of(path: str) -> tuple[str, str]:
+    """What tells a file that holds something from every other one that was or will be there; else empty, and why."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return "", f"{path}: {error.strerror}"
+    if not found.st_size:
+        return "", f"{path}: it is empty"
+    return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}", ""
 
 
 def board_setting() -> dict[str, str]:
@@ -245,11 +289,11 @@ def board_change(before: dict[str, str]) -> str:
 
 def left_to_restore() -> str:
     """What :func:`prepare_board` changed and nobody has put back, with what is typed for it; empty for nothing."""
-    changed, left = _to_restore(), []
+    (changed, _), left = _to_restore(), []
+    if changed.get("clocks"):  # before the mode: what is stored of them are those of the mode that they were locked in
+        left.append(f"clocks are still locked (sudo jetson_clocks --restore {system_path(CLOCKS_FILE)})")
     if changed.get("power_mode"):
         left.append(f"power mode {changed['power_mode']} is to be put back ({_typed(changed['power_mode'])})")
-    if changed.get("clocks"):
-        left.append(f"clocks are still locked (sudo jetson_clocks --restore {system_path(CLOCKS_FILE)})")
     if changed.get("relock"):
         left.append("clocks that were locked before are to be locked again (sudo jetson_clocks)")
     return "; ".join(left)
@@ -257,29 +301,34 @@ def left_to_restore() -> str:
 
 def restore_board() -> Restored:
     """Undo what :func:`prepare_board` changed, in this process or in one that ended without; the caller has the
-    device-wide lock. What cannot be undone is kept for the next time. A mode that somebody else has set since stays."""
-    changed, done, failures = _to_restore(), [], []
+    device-wide lock. What cannot be undone is kept for the next time, where that may do better. A mode that somebody
+    else has set since stays, and so do the cores and clocks that came with it."""
+    (changed, lost), done, failures = _to_restore(), [], []
+    still, stored = "", system_path(CLOCKS_FILE)
     if changed.get("clocks"):
-        stored = system_path(CLOCKS_FILE)
         code, text = output_of(as_root(["jetson_clocks", "--restore", stored]), timeout_s=PROGRAM_TIMEOUT_S)
-        if code == 0:
+        if code == 0 and not clocks_locked():  # it ends with 0 whatever it could write
             done.append("clocks")
-            changed.pop("clocks")
+            _forget_clocks(changed)
         else:
-            failures.append(
-                f"clocks are still locked ({text.strip()[-80:]}); type there: sudo jetson_clocks --restore {stored}"
-            )
+            still = text.strip()[-80:] or "no output"
     if changed.get("power_mode"):
         try:
             if set_power_mode(changed["power_mode"]) is not None:
                 done.append(f"power mode {changed['power_mode']}")
+                if still:  # what is stored are cores and clocks of the mode before, which is no more
+                    lost, still = f"jetson_clocks --restore: {still}", ""
+                    _forget_clocks(changed)
             changed.pop("power_mode")
             changed.pop("set_to", None)
         except Refused as error:
             failures.append(str(error))
+    if still:
+        failures.insert(0, f"clocks are still locked ({still}); type there: sudo jetson_clocks --restore {stored}")
     if changed.get("relock") and not changed.get("power_mode"):
-        code = 0 if clocks_locked() else output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)[0]
-        if code == 0:
+        if not clocks_locked():
+            output_of(as_root(["jetson_clocks"]), timeout_s=PROGRAM_TIMEOUT_S)
+        if clocks_locked():
             changed.pop("relock")
         else:
             failures.append("clocks are free, and were locked before; type there: sudo jetson_clocks")
@@ -288,23 +337,52 @@ def restore_board() -> Restored:
             write_json(_restore_path(), dict(changed, host=os.uname().nodename, boot=boot_id()))
         else:
             os.unlink(_restore_path())
-    return Restored(", ".join(done), "; ".join(failures))
+    return Restored(", ".join(done), "; ".join(failures), lost and f"clocks were not put back ({lost}); {REBOOT}")
 
 
-def _to_restore() -> dict:
-    """``power_mode`` (its name) and ``set_to``, the mode that edgeprune set in its place, ``clocks`` (True) where
-    edgeprune locked them, ``relock`` where somebody else had: as far as they are to be put back on this machine."""
+def _to_restore() -> tuple[dict, str]:
+    """What is to be put back on this machine, as far as it can be, and why the clocks cannot be; empty where they can.
+
+    ``power_mode`` (its name) and ``set_to``, the mode that edgeprune set in its place; ``clocks`` (True) where
+    edgeprune locked them, ``clocks_in`` (the mode that they were locked in) and ``stored`` (:func:`_stamp_of` the file
+    that has how they were); ``relock`` where somebody else had locked them.
+    """
     noted = read_json(_restore_path())
     if not isinstance(noted, dict) or noted.get("host") != os.uname().nodename:  # a home may be on several machines
-        return {}
+        return {}, ""
     kept = {name: noted.get(name) for name in ("power_mode", "set_to")}
     if noted.get("boot") == boot_id():  # a reboot unlocks the clocks by itself
-        kept.update(clocks=noted.get("clocks"), relock=noted.get("relock"))
+        kept.update((name, noted.get(name)) for name in ("clocks", "clocks_in", "stored", "relock"))
     kept = {name: value for name, value in kept.items() if value}
-    now = power_mode() if kept.get("set_to") else ""
-    if now and plain_mode(now) != plain_mode(kept["set_to"]):  # somebody chose it since
-        kept = {name: value for name, value in kept.items() if name == "clocks"}
-    return kept
+    locked_in, lost = kept.get("clocks_in") or kept.get("set_to", ""), ""
+    now = power_mode() if locked_in else ""
+    if kept.get("clocks") and (lost := _why_lost(now, locked_in, kept.get("stored", ""))):
+        _forget_clocks(kept)
+    if kept.get("set_to") and _is_another(now, kept["set_to"]):  # somebody chose it since
+        for name in ("power_mode", "set_to", "relock"):
+            kept.pop(name, None)
+    return kept, lost
+
+
+def _why_lost(now: str, locked_in: str, stamp: str) -> str:
+    """Why clocks are not to be put back by what is stored of them, which has the cores of their mode too; empty where
+    they are."""
+    if locked_in and _is_another(now, locked_in):
+        return f"power mode {now} was set since they were locked in {locked_in}; nvpmodel set cores and clocks anew"
+    stored, missing = _stamp_of(system_path(CLOCKS_FILE))
+    if missing or not stamp:  # of a run before there were stamps
+        return missing
+    return "" if stored == stamp else f"{system_path(CLOCKS_FILE)} was written anew, by a run of another user"
+
+
+def _is_another(now: str, mode: str) -> bool:
+    """Whether a board that is in mode ``now``, as far as that is known, is in another than this one."""
+    return bool(now) and plain_mode(now) != plain_mode(mode)
+
+
+def _forget_clocks(changed: dict) -> None:
+    for name in ("clocks", "clocks_in", "stored"):
+        changed.pop(name, None)
 
 
 def _restore_path() -> str:

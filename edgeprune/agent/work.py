@@ -10,7 +10,7 @@ import shutil
 import time
 from functools import partial
 
-from edgeprune.agent.hold import DECISION_FILE, HOLD_FILE, NOT_RESTORED_FILE, restore_unless_held
+from edgeprune.agent.hold import DECISION_FILE, HOLD_FILE, LOST_FILE, NOT_RESTORED_FILE, restore_unless_held
 from edgeprune.agent.orphans import end_orphans
 from edgeprune.agent.power import RESTORE_TIMEOUT_S, boot_id
 from edgeprune.agent.system import (
@@ -90,7 +90,7 @@ def leave_work(work: str) -> dict:
     """
     if not os.path.basename(os.path.abspath(work)).startswith(PREFIX):
         raise Refused("device", f"{work} is not a work directory of edgeprune")
-    restored = ""
+    restored = lost = ""
     try:
         jobs = _jobs_in(work)
         for folder, process in jobs:
@@ -99,15 +99,17 @@ def leave_work(work: str) -> dict:
         hold = read_json(os.path.join(work, HOLD_FILE))
         if isinstance(hold, dict):
             end_process(str(hold.get("process")), timeout_s=RESTORE_TIMEOUT_S)
-        left = None
+        left, lost = None, text_of(os.path.join(work, LOST_FILE))
         if os.path.exists(os.path.join(work, DECISION_FILE)):
             left = restore_unless_held()  # a holder that was killed could not put anything back itself
         if left is None:
             failure = text_of(os.path.join(work, NOT_RESTORED_FILE))
         else:
-            restored, failure = left
+            restored, failure, found = left
+            lost = lost or found
     except OSError as error:
         failure = f"its power mode and clocks may be changed: {refusal_of(error)['message']}"
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"removed": not os.path.exists(work), "restored": restored, "not_restored": failure}
+    told = "; ".join(text for text in (lost, failure) if text)
+    return {"removed": not os.path.exists(work), "restored": restored, "not_restored": told}

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from edgeprune.agent.root import sudoers
 from edgeprune.devices.channel import ConnectionLost
+from edgeprune.devices.fake_programs import CORE, cores_of
 from edgeprune.devices.here import Here
 from edgeprune.devices.process import Ended
 from edgeprune.devices.remote import RemoteDevice
@@ -228,7 +229,7 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
     conf = "".join(f"< POWER_MODEL ID={number} NAME={name} >\n" for number, name in enumerate(board.modes))
     tegra = next(name for name in board.compatible if "tegra" in name)
     gpu = f"sys/class/devfreq/{GPU_CLOCKS[tegra]}"
-    tensorrt = traits.get("tensorrt", board.tensorrt)
+    tensorrt, mode = traits.get("tensorrt", board.tensorrt), traits.get("mode", board.mode)
     texts = {
         "etc/nvpmodel.conf": f"# scripted\n{conf}",
         "etc/nv_tegra_release": board.release + "\n",
@@ -250,8 +251,9 @@ def _write_board(root: Path, board: Board, traits: dict[str, str]) -> None:
         "sys/class/thermal/cooling_device0/cur_state": "0\n",
         "sys/class/thermal/cooling_device1/type": "pwm-fan\n",
         "sys/class/thermal/cooling_device1/cur_state": "2\n",
+        CORE: cores_of(mode, board.modes) + "\n",
         "fake.py": files("edgeprune.devices").joinpath("fake_programs.py").read_text(),
-        "state.json": json.dumps({"mode": traits.get("mode", board.mode), "locked": False, "runs": 0}),
+        "state.json": json.dumps({"mode": mode, "locked": False, "runs": 0}),
         "board.json": json.dumps(
             {
                 "modes": list(board.modes),

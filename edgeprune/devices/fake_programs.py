@@ -17,6 +17,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SPEED = 10
+CORE = "sys/devices/system/cpu/cpu5/online"
 REPORT_S = 0.2  # between two lines of tegrastats, as the agent asks for
 LAYERS = ("/model.0/conv/Conv", "/model.1/conv/Conv", "/model.2/cv1/conv/Conv", "/model.22/Concat")
 
@@ -50,6 +51,17 @@ def gpu_clock(least_mhz, now_mhz):
     kernel(folder + "/cur_freq", "%d000000" % now_mhz)
 
 
+def value_of(path):
+    with open(os.path.join(HERE, path)) as file:
+        return file.read().strip()
+
+
+def cores_of(mode, modes):
+    """What :data:`CORE` reads in a mode: there are less of them in the one of the fewest watts."""
+    watts = {name: int(re.search(r"\d+", name).group()) for name in modes if re.search(r"\d", name)}
+    return "0" if mode == min(watts, key=watts.get) else "1"
+
+
 def nvpmodel(argv):
     modes, state = read("board.json")["modes"], read("state.json")
     if argv[:1] == ["-q"]:
@@ -66,7 +78,8 @@ def nvpmodel(argv):
         sys.stdin.readline()
         print("NVPM ERROR: optMask is 1, no request for power mode")
         return 0
-    gpu_clock(306, 306)  # a mode sets the range of every clock anew
+    gpu_clock(306, 306)  # a mode sets the range of every clock anew, and which cores there are
+    kernel(CORE, cores_of(wanted, modes))
     change(mode=wanted, locked=False)
     return 0
 
@@ -77,18 +90,31 @@ def jetson_clocks(argv):
         return 1
     if argv[:1] == ["--show"]:
         return 0
+    gpu = read("board.json")["gpu_clock"]
     if argv[:1] == ["--store"]:
         if os.path.exists(argv[1]):
             print("File %s already exists. Can I overwrite it? Y/N:" % argv[1])
             if sys.stdin.readline().strip() not in ("y", "Y"):
+                print("Error: file %s already exists!" % argv[1])
                 return 1
-        with open(argv[1], "w") as file:
-            file.write("stored")
+            os.unlink(argv[1])
+        print("Storing system configuration in %s" % argv[1])
+        for name in (CORE, gpu + "/min_freq"):  # a shell script, which goes on where a line of it fails
+            try:
+                with open(argv[1], "a") as file:
+                    file.write("/%s:%s\n" % (name, value_of(name)))
+            except OSError as error:
+                told = "/usr/bin/jetson_clocks: line 191: %s: %s" % (argv[1], error.strerror)
+                print(told, file=sys.stderr)
     elif argv[:1] == ["--restore"]:
         if not os.path.exists(argv[1]):
+            print("Error: %s file not found !" % argv[1])
             return 1
-        gpu_clock(306, 306)
-        change(locked=False)
+        print("Restoring system configuration from %s" % argv[1])
+        with open(argv[1]) as file:
+            for name, _, value in (line.strip().partition(":") for line in file):
+                kernel(name.lstrip("/"), value)
+        change(locked=value_of(gpu + "/min_freq") == value_of(gpu + "/max_freq"))
     else:
         gpu_clock(read("board.json")["gpu_mhz"], read("board.json")["gpu_mhz"])
         change(locked=True)

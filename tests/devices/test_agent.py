@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from edgeprune.agent import carried, hold, jobs, system, work
+from edgeprune.agent import carried, hold, jobs, power, system, work
 from edgeprune.agent.power import Restored
 from edgeprune.agent.programs import Turns, run_program
 from edgeprune.agent.system import Refused, Stopped, output_of, pid_of, write_json
 from edgeprune.devices import process as processes
 from edgeprune.devices.base import Completed
 from edgeprune.devices.fake import FakeBoard, fake_device
+from edgeprune.devices.fake_programs import CORE
 from edgeprune.devices.process import Ended
 from edgeprune.devices.remote import RemoteDevice, _JobOutput
 from edgeprune.errors import DeviceError, ToolError
@@ -115,18 +116,102 @@ def cut_off(device: RemoteDevice) -> None:
     subprocess.run(["rm", "-rf", device.work], check=True)
 
 
-@pytest.mark.parametrize("asked", ["25W", "7W"])
-def test_a_mode_that_somebody_chose_later_stays(asked: str) -> None:
+def core_of(device: RemoteDevice) -> str:
+    """Whether a core is there that the mode of the fewest watts has not."""
+    return (board(device).root / CORE).read_text().strip()
+
+
+@pytest.mark.parametrize(("asked", "chosen", "core"), [("25W", "15W", "1"), ("7W", "15W", "1"), ("15W", "7W", "0")])
+def test_a_mode_that_somebody_chose_later_stays_with_its_cores(asked: str, chosen: str, core: str) -> None:
+    """What jetson_clocks has stored are the cores of the mode before, too: written back, 15W would have those of 7W."""
     device = fake_device("orin-nano", power_mode=asked)  # which is in 25W
     device.__enter__()
     timed(device)
     cut_off(device)
-    set_by_hand(device, "15W")
+    set_by_hand(device, chosen)
     notes: list[str] = []
-    with RemoteDevice(board(device), note=notes.append) as later:
-        assert timed(later).power_mode == "15W"
-    assert board(device).state()["mode"] == "15W"
-    assert not any("power mode" in note for note in notes)
+    for _ in range(2):
+        with RemoteDevice(board(device), note=notes.append) as later:
+            assert timed(later).power_mode == chosen and core_of(device) == core
+    assert board(device).state()["mode"] == chosen and core_of(device) == core
+    [note] = notes  # once
+    told = (
+        f"clocks were not put back (power mode {chosen} was set since they were locked in {asked}; nvpmodel set cores"
+    )
+    assert told in note and "a reboot frees what of them is still locked (idle states" in note
+
+
+def test_a_mode_that_somebody_chose_in_the_middle_of_a_run_stays_with_its_cores() -> None:
+    notes: list[str] = []
+    with fake_device("orin-nano", power_mode="7W", note=notes.append) as device:
+        timed(device)
+        set_by_hand(device, "15W")
+    assert (board(device).state()["mode"], core_of(device)) == ("15W", "1")
+    [note] = notes
+    assert "is not as it was: clocks were not put back (power mode 15W was set since they were locked in 7W" in note
+
+
+def by_hand(device: RemoteDevice, *argv: str) -> None:
+    env = {**os.environ, "FAKE_ROOT_USER": "1"}
+    subprocess.run([board(device).root / "bin" / argv[0], *argv[1:]], env=env, check=True, input="y", text=True)
+
+
+@pytest.mark.parametrize(
+    ("then", "why"), [("stores", "clocks.conf was written anew, by a run of another user"), ("removes", "No such file")]
+)
+def test_clocks_are_not_put_back_by_what_another_run_has_stored(then: str, why: str) -> None:
+    """The file is one for all users of a board."""
+    device = fake_device("orin-nano")
+    device.__enter__()
+    timed(device)
+    cut_off(device)
+    stored = board(device).root / "var/lib/edgeprune/clocks.conf"
+    if then == "stores":
+        by_hand(device, "jetson_clocks", "--store", str(stored))  # as they are: locked
+    else:
+        stored.unlink()
+    notes: list[str] = []
+    for _ in range(2):
+        with RemoteDevice(board(device), note=notes.append) as later:
+            assert timed(later).clocks == "locked"
+    [note] = notes
+    assert why in note and "a reboot frees what of them is still locked" in note
+
+
+@pytest.mark.parametrize("asked", ["25W", "7W"])
+def test_clocks_are_put_back_when_they_are_free_whatever_jetson_clocks_says(asked: str) -> None:
+    """It ends with 0 where the kernel took none of what it wrote."""
+    notes: list[str] = []
+    device = fake_device("orin-nano", power_mode=asked, note=notes.append)  # which is in 25W
+    program = board(device).root / "bin/jetson_clocks"
+    script = program.read_text()
+    instead = '[ "$1" != --restore ] || { echo Error: Failed to restore min_freq; exit 0; }'
+    program.write_text(script.replace("exec ", f"{instead}\nexec ", 1))
+    with device:
+        timed(device)
+    [note] = notes
+    program.write_text(script)
+    told: list[str] = []
+    with RemoteDevice(board(device), note=told.append) as later:
+        timed(later)
+    if asked == "25W":  # the file is still the one to take
+        assert "clocks are still locked (Error: Failed to restore min_freq); type there: sudo jetson_clocks --r" in note
+        assert told[0].endswith("had left changed: clocks") and len(told) == 1
+    else:  # but not in the mode that was put back, whose cores and clocks nvpmodel has set
+        assert "clocks were not put back (jetson_clocks --restore: Error: Failed to restore min_freq); a reboot" in note
+        assert told == []
+    assert board(device).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0} and core_of(device) == "1"
+
+
+def test_what_is_typed_puts_the_clocks_back_before_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = {"power_mode": "25W", "set_to": "7W", "clocks": True, "clocks_in": "7W", "stored": "1 2 3"}
+    note |= {"host": os.uname().nodename, "boot": power.boot_id()}
+    monkeypatch.setattr(power, "_restore_path", lambda: str(tmp_path / "restore.json"))
+    monkeypatch.setattr(power, "power_mode", lambda: "7W")
+    monkeypatch.setattr(power, "_stamp_of", lambda path: ("1 2 3", ""))
+    (tmp_path / "restore.json").write_text(json.dumps(note))
+    left = power.left_to_restore()
+    assert -1 < left.index("sudo jetson_clocks --restore") < left.index("sudo nvpmodel -m")
 
 
 def test_a_mode_that_could_not_be_put_back_is_not_left() -> None:

@@ -67,7 +67,7 @@ def without_rule(device: RemoteDevice, words: str) -> None:
     rules.write_text("".join(line for line in rules.read_text().splitlines(True) if words not in line))
 
 
-@pytest.mark.parametrize("words", ["--store", 'jetson_clocks ""'])
+@pytest.mark.parametrize("words", ["--store", 'jetson_clocks ""', "mkdir"])
 def test_clocks_that_could_not_be_locked_are_free_in_the_identity_and_the_user_is_told(words: str) -> None:
     notes: list[str] = []
     device = fake_device("orin-nano", power_mode="7W", note=notes.append)
@@ -76,11 +76,58 @@ def test_clocks_that_could_not_be_locked_are_free_in_the_identity_and_the_user_i
         assert setting_of(device.identity()) == ("7W", "free")
         state = timed(device)
     assert (state.power_mode, state.clocks) == ("7W", "free")
-    told = "the clocks were to be locked and are free (sudo jetson_clocks"
-    assert len([note for note in notes if told in note and "a password is required" in note]) == 1
+    told = f"the clocks were to be locked and are free (sudo {'mkdir -p' if words == 'mkdir' else 'jetson_clocks'}"
+    [note] = notes
+    assert told in note and "a password is required): compare /etc/sudoers.d/edgeprune" in note
+    assert board(device).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0}
     measured = latency((1 + 0.001 * (n % 7) for n in range(400)), device=over_launches([state, DeviceState()]))
     gate = latency_gate("engine", measured, 2.0)
     assert gate.verdict is Verdict.PASS and told in gate.reason
+
+
+def test_the_line_that_only_looks_is_not_needed_to_lock_the_clocks() -> None:
+    notes: list[str] = []
+    device = fake_device("orin-nano", note=notes.append)
+    without_rule(device, "--show")
+    with device:
+        assert timed(device).clocks == "locked"
+    assert board(device).state()["locked"] is False and notes == []
+
+
+FULL = "echo jetson_clocks: line 191: echo: write error: No space left on device >&2"
+
+
+@pytest.mark.parametrize(
+    ("instead", "why"),
+    [
+        (f': > "$2"; {FULL}', "write error: No space left on device"),
+        (f'echo /sys/devices/sys > "$2"; {FULL}', "write error: No space left on device"),
+        (': > "$2"', "clocks.conf: it is empty"),
+        ("true", "the file is as it was"),
+        ('echo "jetson_clocks: line 191: $2: Read-only file system" >&2', "clocks.conf: Read-only file system"),
+        ('rm "$2"', "clocks.conf: No such file or directory"),
+    ],
+)
+def test_clocks_whose_state_could_not_be_stored_are_not_locked(instead: str, why: str) -> None:
+    """NVIDIA's jetson_clocks ends with 0 all the same; what it stored at an earlier run is of another mode."""
+    notes: list[str] = []
+    device = fake_device("orin-nano", note=notes.append)
+    root = board(device).root
+    (root / "var/lib/edgeprune").mkdir(parents=True)
+    (root / "var/lib/edgeprune/clocks.conf").write_text("/sys/devices/system/cpu/cpu5/online:0\n")
+    program = root / "bin/jetson_clocks"
+    script = program.read_text()
+    program.write_text(script.replace("exec ", f'[ "$1" != --store ] || {{ {instead}; exit 0; }}\nexec ', 1))
+    with device:
+        state = timed(device)
+    assert state.clocks == "free" and "how they are is not stored: " in state.clocks_doubt and why in state.clocks_doubt
+    [note] = notes  # and nothing is left that could not be put back
+    assert why in note and f"look there: df -h {root}/var/lib" in note
+    assert not list(root.rglob("restore.json"))
+    program.write_text(script)
+    with RemoteDevice(board(device)) as again:
+        assert timed(again).clocks == "locked"
+    assert board(device).state()["locked"] is False
 
 
 def test_a_user_who_may_lock_nothing_is_not_told_at_every_run() -> None:
