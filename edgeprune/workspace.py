@@ -401,11 +401,12 @@ def _keep_one_bundle(old: Path, bundle: Path) -> None:
 
 
 def run_directory_of(bundle: Path) -> Path | None:
-    """The run directory that a bundle lies in as its build left it; None where it was copied elsewhere: what lies
-    beside it there is somebody else's."""
-    root = bundle.parent
-    of_a_build = bundle.name == BUNDLE and any((root / name).is_file() for name in (LOCK, STATE))
-    return root if of_a_build else None
+    """The run directory that a bundle lies in as its build left it, whatever path or link leads to it; None where it
+    was copied elsewhere: what lies beside it there is somebody else's."""
+    for one in (bundle, bundle.resolve()):  # `.` has no folder above it by name
+        if one.name == BUNDLE and any((one.parent / name).is_file() for name in (LOCK, STATE)):
+            return one.parent
+    return None
 
 
 @contextlib.contextmanager

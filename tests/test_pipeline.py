@@ -311,6 +311,38 @@ def test_a_folder_that_holds_what_a_board_measured_says_what_becomes_of_it(tmp_p
     assert f"{measured}: its bundle and report are replaced at the end" in _replaced(tmp_path, other, waits=True)
 
 
+def test_a_bundle_by_any_path_tells_why_its_stages_ran_and_a_copied_one_where_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, copied = tmp_path / "run", tmp_path / "copied"
+    run(root, stage("one", Log()))
+    for bundle in (root / "bundle", copied / "bundle", copied / "other"):
+        bundle.mkdir(parents=True, exist_ok=True)
+        (bundle / "build.json").write_text("{}")
+    (tmp_path / "latest").symlink_to(root / "bundle")
+    expected = stage_history(root, "one")
+    assert expected.startswith("one: ran as one-")
+    for path in (root / "bundle", tmp_path / "latest", root / "bundle" / ".." / "bundle"):
+        assert stage_history(path, "one") == expected
+    monkeypatch.chdir(root / "bundle")
+    assert stage_history(Path(), "one") == stage_history(Path(".."), "one") == expected
+    for path in (copied / "bundle", copied / "other"):
+        with pytest.raises(DataError, match=r"away from its run directory.*edgeprune show RUN_DIRECTORY --why one$"):
+            stage_history(path, "one")
+
+
+def test_a_record_that_was_lost_is_written_again_by_its_build_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, stage("one", Log()))
+    (tmp_path / "bundle").mkdir(exist_ok=True)
+    (tmp_path / "bundle" / "build.json").write_text("{")
+    for folder, path in ((tmp_path, tmp_path), (tmp_path / "bundle", Path()), (tmp_path / "bundle", Path(".."))):
+        monkeypatch.chdir(folder)
+        with pytest.raises(DataError, match="write it again with: edgeprune build"):
+            read_build(path)
+
+
 def test_show_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no build; expected"):
         read_build(tmp_path)

@@ -43,7 +43,7 @@ def deepstream(
     model = ShippedModel.read(bundle)
     folder = out or model.onnx.parent / "deepstream"
     output_folder(folder)
-    home = os.path.relpath(model.onnx.parent, folder)
+    home = os.path.relpath(model.onnx.parent.resolve(), folder.resolve())  # `..` goes up from where a link leads
     files = deepstream_files(model, engine=f"{home}/{BUNDLED}", onnx=f"{home}/{model.onnx.name}")
     _refuse_others(folder, files, "config_infer_primary.txt")
     _refuse_other_classes(folder, files[LABELS])

@@ -64,7 +64,7 @@ def unfinished_since(directory: Path) -> str:
         DataError: there is no finished build, or its record cannot be read.
     """
     bundle = bundle_of(directory)
-    root = run_directory_of(bundle.resolve())  # `.` has no folder above it by name
+    root = run_directory_of(bundle)
     if root is None or not is_file(root / STATE):
         return ""
     try:
@@ -138,11 +138,23 @@ def _made_again(bundle: Path) -> str:
 def stage_history(directory: Path, stage: str) -> str:
     """Why a stage ran, or was reused, in the latest build of a run directory.
 
+    Args:
+        directory: the run directory, or the bundle in it.
+        stage: name of the stage.
+
     Raises:
-        DataError: no build has run there.
+        DataError: no build has run there, or it is a bundle that was copied elsewhere.
         TargetError: that build had no such stage.
     """
-    runs = {run.stage: run for run in read_state(directory).stages}
+    root = directory
+    if not is_file(directory / STATE) and exists(directory / RECORD):
+        if (left_by := run_directory_of(directory)) is None:
+            raise DataError(
+                f"{shown(directory)}: is a bundle away from its run directory, where alone it is kept why stages ran; "
+                f"give that: edgeprune show RUN_DIRECTORY --why {shown(stage)}"
+            )
+        root = left_by
+    runs = {run.stage: run for run in read_state(root).stages}
     if stage == BUNDLE and runs:
         return f"{stage}: every build writes it anew, from what the stages left"
     if stage not in runs:

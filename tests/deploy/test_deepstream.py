@@ -238,7 +238,7 @@ def test_one_value_that_is_no_number_drops_its_box(parser, bad, column):
     assert len(parser(row, raw=False, classes=3, side=32, threshold=0.25)) == 0
 
 
-@pytest.mark.parametrize("form", ["a lone graph", "a bundle", "elsewhere"])
+@pytest.mark.parametrize("form", ["a lone graph", "a bundle", "elsewhere", "behind a link", "both behind links"])
 def test_a_written_folder_leads_to_boxes(tmp_path, form):
     """Every path of the configuration is there once the folder's own page was followed."""
     onnx = tmp_path / "home" / ("cells.onnx" if form == "a lone graph" else "model.onnx")
@@ -249,6 +249,14 @@ def test_a_written_folder_leads_to_boxes(tmp_path, form):
     if form == "elsewhere":
         folder = tmp_path / "away" / "deepstream"
         out = ["-o", str(folder)]
+    if "link" in form:
+        (tmp_path / "disk" / "of" / "another").mkdir(parents=True)
+        (tmp_path / "away").symlink_to("disk/of/another")
+        folder = tmp_path / "away" / "deepstream"
+        out = ["-o", str(folder)]
+    if form == "both behind links":
+        (tmp_path / "away" / "latest").symlink_to(onnx.parent)
+        given = tmp_path / "away" / "latest"
     ended = CliRunner().invoke(app, ["deploy", "deepstream", str(given), *out])
     assert ended.exit_code == 0, ended.output
     values = parsed(folder / "config_infer_primary.txt")["property"]
