@@ -15,7 +15,7 @@ from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
 from edgeprune.export.graph import metadata_of, opset_of, rename_tensors, save_graph, set_metadata, with_value_info
 from edgeprune.export.metadata import PRECISION_KEY
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
-from edgeprune.export.regions import name_nodes, regions_of
+from edgeprune.export.regions import handlers_of, name_nodes, regions_of
 from edgeprune.export.result import PrecisionInfo
 
 HALF_QDQ_OPSET = 19  # the first whose QuantizeLinear takes float16
@@ -30,7 +30,8 @@ def cast_to_fp16(
         source: an FP32 ONNX file.
         output: the file to write.
         half_inputs: take float16 images and give float16 outputs; FP32 on both sides when False.
-        keep_float: names of further nodes that stay in FP32.
+        keep_float: names of further nodes that stay in FP32, each with what handles its output until the next
+            convolution reads it.
 
     Raises:
         DataError: the source cannot be read, or is not FP32.
@@ -52,7 +53,7 @@ def cast_graph_to_half(
 
     Args:
         model: the graph; an INT8 one is raised to the first opset whose Q/DQ nodes take float16.
-        keep_float: names of further nodes that stay in FP32.
+        keep_float: as in :func:`cast_to_fp16`; of an INT8 graph no further than to the next quantizer.
         half_inputs: take and give float16.
 
     Raises:
@@ -66,7 +67,8 @@ def cast_graph_to_half(
     metadata = {**metadata_of(named), PRECISION_KEY: "int8-fp16" if quantized else "fp16"}
     _move_constants_to_initializers(named)
     own_casts = {node.name for node in named.graph.node if node.op_type == "Cast"}  # of whole numbers: no round trips
-    blocked = sorted(set(regions_of(named).decoder) | set(keep_float) | own_casts)
+    kept = set(keep_float) | handlers_of(named, keep_float)
+    blocked = sorted(set(regions_of(named).decoder) | kept | own_casts)
     half = convert_float_to_float16(named, keep_io_types=not half_inputs, node_block_list=blocked)
     _remove_half_round_trips(half)
     OnnxModel(half).topological_sort(is_deterministic=True)  # it appends its casts at the end

@@ -55,6 +55,7 @@ from edgeprune.export.graph import inputs_of, load_made, metadata_of, opset_of, 
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
+from edgeprune.export.mixed import restore_float
 from edgeprune.export.onnx import DEFAULT_OPSET, ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import from_selection_on, regions_of
@@ -68,6 +69,7 @@ RECIPES = ("tensorrt", "cpu")
 
 MOST_STACKS = 8  # batches of images whose activations the calibrators are given at once
 CALIBRATION_BYTES = 1 << 30  # of those activations together; one batch is taken however large it is
+NO_LAYER = "ONNX Runtime quantised no layer of the graph; is every convolution kept in float?"
 CPU_OPS = ["Conv", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
 
 
@@ -119,14 +121,19 @@ def quantize_to_int8(
         )
     describe_to_run(model, str(source))
     regions = regions_of(model)
-    excluded = set(regions.decoder) | set(keep_float) | (set(regions.output_layers) if head_in_float else set())
+    excluded = set(regions.decoder) | (set(regions.output_layers) if head_in_float else set())
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
+    in_float = excluded | set(keep_float)
+    if in_float.issuperset(layers):
+        raise StageError(NO_LAYER)
     # The arithmetic before it stays in the graph that is calibrated: a layer whose output left that graph would get its
     # scale at the graph's end, where taking the layer back to float does not reach it.
     selecting = from_selection_on(model, regions.decoder)
     body = _without_nodes(model, selecting)
     body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting, reduced)
     quantized = _with_decoder(body, model, selecting)
-    layers = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name not in regions.decoder]
+    if keep_float:  # the quantiser would leave out the node alone: its input and its activation would still be rounded
+        quantized = restore_float(model, quantized, keep_float)
     set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
     if half:
         quantized = cast_graph_to_half(quantized, keep_float)
@@ -135,8 +142,8 @@ def quantize_to_int8(
     return PrecisionInfo(
         precision="int8-fp16" if half else "int8",
         recipe=recipe,
-        quantized_layers=sum(name not in excluded for name in layers),
-        float_layers=tuple(name for name in layers if name in excluded),
+        quantized_layers=sum(name not in in_float for name in layers),
+        float_layers=tuple(name for name in layers if name in in_float),
         images=len(images),
         method=method,
         size_before=model.ByteSize(),
@@ -268,7 +275,7 @@ def _quantize_static(
         quantized = load_made(result, "ONNX Runtime's quantisation")
     del quantized.metadata_props[:]
     if precision_of(quantized) != "int8":
-        raise StageError("ONNX Runtime quantised no layer of the graph; is every convolution kept in float?")
+        raise StageError(NO_LAYER)
     return quantized
 
 

@@ -137,7 +137,7 @@ class _MixedGraphs:
     def with_float(self, layers: Collection[str]) -> onnx.ModelProto:
         """The low-precision graph with these layers in float."""
         if self.precision == "fp16":
-            return cast_graph_to_half(self.source, {*layers, *_handlers(self.source, layers)})
+            return cast_graph_to_half(self.source, layers)
         mixed = restore_float(self.source, self.low, layers)
         return cast_graph_to_half(mixed) if self.half else mixed
 
@@ -182,12 +182,12 @@ def quantized_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def restore_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-    """A copy of an INT8 graph in which some convolutions, with what only handles their outputs, are as in the source.
+    """A copy of an INT8 graph in which some nodes, with what only handles their outputs, are as in the source.
 
     Args:
         source: the FP32 graph, its nodes named as in ``quantized``.
         quantized: the INT8 graph with Q/DQ pairs.
-        layers: names of convolutions.
+        layers: names of convolutions, or of other nodes.
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(quantized)
@@ -230,20 +230,6 @@ def _float_handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str
     for node in source.graph.node:  # in topological order
         makers = [made_by[name].name for name in node.input if name in made_by and made_by[name].op_type != "Constant"]
         if node.op_type != "Conv" and makers and all(name in handlers or name in layers for name in makers):
-            handlers.add(node.name)
-    return handlers
-
-
-def _handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """Nodes that handle an output of these layers until the next convolution reads it: a value too large for half
-    precision must not be cast to it on the way."""
-    values: set[str] = set()
-    handlers: set[str] = set()
-    for node in source.graph.node:  # in topological order
-        if node.name in layers:
-            values.update(node.output)
-        elif node.op_type != "Conv" and values & set(node.input):
-            values.update(node.output)
             handlers.add(node.name)
     return handlers
 

@@ -64,6 +64,20 @@ def regions_of(model: onnx.ModelProto) -> Regions:
     )
 
 
+def handlers_of(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes that handle an output of these layers until the next convolution reads it, or a quantizer: a
+    value too large for half precision must not be cast to it on the way."""
+    values: set[str] = set()
+    handlers: set[str] = set()
+    for node in model.graph.node:  # in topological order
+        if node.name in layers:
+            values.update(node.output)
+        elif node.op_type not in {"Conv", "QuantizeLinear"} and values & set(node.input):
+            values.update(node.output)
+            handlers.add(node.name)
+    return handlers
+
+
 def from_selection_on(model: onnx.ModelProto, decoder: Collection[str]) -> set[str]:
     """Names of the decoder's nodes from the first on that chooses among boxes, with everything that reads what it
     gives; all nodes have names."""

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCalibrater
 
@@ -22,19 +23,22 @@ from edgeprune.export.graph import (
     read_by,
     rename_tensors,
     tensor_names,
+    with_shapes,
 )
 from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.int8 import calibration_warnings, quantize_to_int8
 from edgeprune.export.metadata import PRECISION_KEY
+from edgeprune.export.mixed import quantized_layers
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import parity
 from edgeprune.export.precision import precision_of
-from edgeprune.export.regions import Regions, _counts_up, decoding_arithmetic, name_nodes, regions_of
+from edgeprune.export.regions import Regions, _counts_up, decoding_arithmetic, handlers_of, name_nodes, regions_of
 from edgeprune.export.run import outputs_of_onnx
 from edgeprune.export.simplify import simplify_onnx
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from tests.export.helpers import noise_images, saved, stock_model
+from tests.export.imbalanced import imbalanced
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +270,102 @@ def test_a_node_can_be_kept_in_float(small, tmp_path):
     weights = {item.name: item.data_type for item in model.graph.initializer}
     kept = next(node for node in model.graph.node if node.name == name)
     assert weights[kept.input[1]] == TensorProto.FLOAT
+
+
+def values_within(model: onnx.ModelProto, names: list[str], pixels: np.ndarray) -> list[np.ndarray]:
+    """Values inside a graph, in its own number formats."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return outputs_of_onnx(copy, pixels)[-len(names) :]
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    values = with_shapes(model).graph.value_info
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def activation_of(model: onnx.ModelProto, layer: str) -> list[onnx.NodeProto]:
+    """A convolution and its SiLU: Conv, Sigmoid, Mul."""
+    conv = next(node for node in model.graph.node if node.name == layer)
+    readers = [node for node in model.graph.node if conv.output[0] in node.input]
+    assert [node.op_type for node in readers] == ["Sigmoid", "Mul"]
+    return [conv, *readers]
+
+
+@pytest.mark.parametrize("recipe", ["tensorrt", "cpu"])
+@pytest.mark.parametrize(
+    "layer",
+    ["/model.1/conv/Conv", "/model.22/cv2.2/cv2.2.0/conv/Conv"],  # read by itself, and beside one that is quantised
+)
+def test_a_layer_kept_in_float_reads_and_gives_what_is_not_rounded(layer, recipe, small, tmp_path):
+    source, images = small(), noise_images(tmp_path)
+    quantize_to_int8(source, tmp_path / "all.onnx", images, method="minmax", recipe=recipe)
+    info = quantize_to_int8(source, tmp_path / "kept.onnx", images, method="minmax", recipe=recipe, keep_float=[layer])
+    whole, model, plain = (load_graph(path) for path in (tmp_path / "all.onnx", tmp_path / "kept.onnx", source))
+    assert set(quantized_layers(whole)) - set(quantized_layers(model)) == {layer} <= set(info.float_layers)
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    kept = activation_of(model, layer)
+    assert "DequantizeLinear" not in {made_by.get(name) for node in kept for name in node.input}
+    (given, *_), (conv, _, mul) = kept[0].input, kept
+    weight, bias = (numpy_helper.to_array(item) for item in plain.graph.initializer if item.name in _read(plain, layer))
+    held = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    np.testing.assert_array_equal(held[conv.input[1]], weight)
+    pixels = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    read, gave = values_within(model, [given, mul.output[0]], pixels)
+    strides = next(list(entry.ints) for entry in conv.attribute if entry.name == "strides")
+    out = torch.nn.functional.conv2d(*map(torch.tensor, (read, weight, bias)), stride=strides, padding=1)
+    np.testing.assert_allclose(gave, torch.nn.functional.silu(out).numpy(), atol=1e-4)
+
+
+def _read(model: onnx.ModelProto, layer: str) -> list[str]:
+    return next(list(node.input) for node in model.graph.node if node.name == layer)
+
+
+@pytest.mark.parametrize("op", ["Add", "MaxPool", "Sigmoid"])
+def test_a_node_without_weights_is_kept_in_float_too(op, small, tmp_path):
+    """Between a Q/DQ pair on either side ONNX Runtime would run it in whole numbers."""
+    source = small()
+    name = next(node.name for node in load_graph(source).graph.node if node.op_type == op)
+    arguments = {"method": "minmax", "recipe": "cpu"}
+    reads = []
+    for kept in ([], [name]):
+        quantize_to_int8(source, tmp_path / "q.onnx", noise_images(tmp_path), keep_float=kept, **arguments)
+        graph = load_graph(tmp_path / "q.onnx").graph
+        made_by = {output: node.op_type for node in graph.node for output in node.output}
+        reads.append({made_by[given] for node in graph.node if node.name == name for given in node.input})
+    assert reads[0] == {"DequantizeLinear"} and "DequantizeLinear" not in reads[1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-fp16"])
+def test_what_is_too_large_for_half_precision_is_not_cast_to_it_behind_a_layer_kept_in_float(precision, tmp_path):
+    """Channels of an attention block rescaled by up to 2**22 and back: the same in FP32, infinite in FP16."""
+    model = stock_model("yolo11", "classify")
+    changed = imbalanced(model, octaves=22)
+    source, low = tmp_path / "fp32.onnx", tmp_path / "low.onnx"
+    onnx_from_checkpoint(saved(model, tmp_path / "m.pt"), source, imgsz=64)
+    plain, images = load_graph(source), noise_images(tmp_path)
+    ends = tuple(f"/{name.rsplit('.', 1)[1]}/conv/Conv" for name in changed)
+    layers = [node.name for node in plain.graph.node if node.name.endswith(ends)]
+    assert len(layers) == len(changed) == 3  # qkv, pe, proj
+
+    def made(keep_float: list[str]) -> onnx.ModelProto:
+        if precision == "fp16":
+            cast_to_fp16(source, low, keep_float=keep_float)
+        else:
+            quantize_to_int8(source, low, images, method="minmax", half=True, keep_float=keep_float)
+        return load_graph(low)
+
+    pixels = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    [expected] = outputs_of_onnx(plain, pixels)
+    assert not np.allclose(outputs_of_onnx(made([]), pixels)[0], expected, atol=0.05)
+    kept = made(layers)
+    assert precision_of(kept) == precision
+    np.testing.assert_allclose(outputs_of_onnx(kept, pixels)[0], expected, atol=0.05)
+    types, behind = types_of(kept), handlers_of(plain, layers[:1])
+    assert {"Split", "MatMul"} <= {node.op_type for node in plain.graph.node if node.name in behind}
+    given = {output for node in kept.graph.node if node.name in {*behind, *layers} for output in node.output}
+    assert {types[name] for name in given if name in types} == {TensorProto.FLOAT}
 
 
 def test_int8_for_tensorrt_has_what_the_parser_takes(small, train_images, tmp_path):
