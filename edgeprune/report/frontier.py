@@ -10,7 +10,7 @@ from edgeprune.report.drawing import COLOURS, Plot, draw_marks, draw_plot, draw_
 from edgeprune.report.page import render
 from edgeprune.report.table import Table
 from edgeprune.report.text import INTERVAL, scope_text
-from edgeprune.samples.gates import Verdict
+from edgeprune.samples.gates import TOO_NEAR, Verdict, may_settle_quietly
 from edgeprune.samples.statistics import interval_half_width
 from edgeprune.samples.text import DIGITS, ends_text, signed_text
 from edgeprune.target import extending_yaml
@@ -114,11 +114,17 @@ def choice_sentence(
     if choice.unsure is not None and choice.unsure.measured is not None:
         text += f"; {choice.unsure.name} at {choice.unsure.measured.accuracy:.4f} is within noise of the budget"
     if choice.why:
-        again = "run it again on a quiet machine"
+        again = f"run it again {_when(choice.why)}"
         if choice.near and kept is not None:
             again = f"the next run takes this row as it is, unless you remove {kept}: it is then made and measured anew"
         text += f"; INCONCLUSIVE: {choice.why}; {again}"
     return text + (_floor_words(floor) if floor is not None else "")
+
+
+def _when(why: str) -> str:
+    if TOO_NEAR in why:
+        return "with another budget"
+    return "on a quiet machine" if may_settle_quietly(why) else "once that is mended"
 
 
 def _floor_words(floor: Floor) -> str:

@@ -15,7 +15,7 @@ from statistics import median
 
 from edgeprune.errors import StageError, TargetError
 from edgeprune.samples.average_precision import DropInterval
-from edgeprune.samples.conditions import CoreState, most_disturbed
+from edgeprune.samples.conditions import CoreState, may_end_otherwise, most_disturbed
 from edgeprune.samples.measurement import (
     Measurement,
     differing_conditions,
@@ -554,6 +554,13 @@ def steadier(*measurements: Measurement) -> str:
     core = _disturbed(*measurements)
     by_quota = core.remedy if core is not None and core.by_quota else ""
     return remedy_of(causes_of([one.conditions.device for one in measurements])) or by_quota or QUIET
+
+
+def may_settle_quietly(reason: str) -> bool:
+    """Whether a quiet machine may settle what a reason says of an undecided latency: not where a quota stopped the run,
+    the device throttled or was set otherwise, or the figure lies on its limit."""
+    of_device = reason.startswith((THROTTLED, BOARD))
+    return may_end_otherwise(reason) and not of_device and TOO_NEAR not in reason
 
 
 def least_undisturbed_ratio(baseline: Measurement, candidate: Measurement) -> float:

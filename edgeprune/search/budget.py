@@ -22,7 +22,15 @@ from edgeprune.pruning.pruner import Pruner, Scores, resolve_importance
 from edgeprune.records.facts import Diagnosis, ProbeFacts, ProbeLatency
 from edgeprune.report.diagnosis import diagnosis_lines
 from edgeprune.runtimes.site import Site
-from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, simulated_gate, unpruned_gate
+from edgeprune.samples.gates import (
+    MET_UNPRUNED,
+    TOO_NEAR,
+    Gate,
+    Verdict,
+    may_settle_quietly,
+    simulated_gate,
+    unpruned_gate,
+)
 from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.diagnosis import Diagnostician
 from edgeprune.search.planner import Planner
@@ -383,9 +391,9 @@ def search_gate(budget: Budget, best: Probe, raw: Gate, milder: Probe | None = N
         raw: the budget against its samples as they are.
         milder: a plan that removes less and may hold the budget too, which could not be told from one that misses.
     """
-    reading, again = best.reading, "search again on a quiet machine, or with more measure.retries"
-    again += " (another --seed begins a new search)"
-    measured = raw.reason.partition("; measure again")[0]
+    reading, measured = best.reading, raw.reason
+    if may_settle_quietly(raw.reason):
+        measured = measured.partition("; measure again")[0]
     if budget.kind == "latency_ms":
         low, high = (budget.value * share for share in (reading.used_low, reading.used_high))
         ends = "too few samples for an interval" if math.isinf(high) else f"{low:.4g} to {high:.4g} ms"
@@ -393,7 +401,7 @@ def search_gate(budget: Budget, best: Probe, raw: Gate, milder: Probe | None = N
     if raw.verdict is Verdict.PASS and best.holds and milder is None:
         return replace(raw, reason=measured)
     if raw.verdict is not Verdict.PASS:
-        return replace(raw, reason=f"{measured}; {again}")
+        return replace(raw, reason=f"{measured}; {_search_again(raw.reason)}")
     if milder is not None:
         why = (
             f"held, with {reading.used:.0%} of the budget used; a plan that removes less may hold it too, at "
@@ -405,7 +413,17 @@ def search_gate(budget: Budget, best: Probe, raw: Gate, milder: Probe | None = N
         why = "beside the unpruned model, which ran faster than before, the interval does not hold the budget"
     else:
         why = "it is not faster than the unpruned model beyond the noise"
-    return replace(raw, verdict=Verdict.INCONCLUSIVE, reason=f"{measured}: {why}; {again}")
+    return replace(raw, verdict=Verdict.INCONCLUSIVE, reason=f"{measured}: {why}; {_search_again(why)}")
+
+
+def _search_again(why: str) -> str:
+    """What to do about a search that was not sure, by what it says of its last measurement."""
+    how = "on a quiet machine, or with more measure.retries"
+    if TOO_NEAR in why:
+        how = "with another budget"
+    elif not may_settle_quietly(why):
+        how = "once that is mended"
+    return f"search again {how} (another --seed begins a new search)"
 
 
 def _unpruned_gate(budget: Budget, measured: Gate | None) -> Gate:

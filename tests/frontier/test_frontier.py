@@ -418,10 +418,28 @@ class Moved(MadeUpSteps):
     """Samples that moved, in the first run."""
 
     moved = True
+    why = "the samples drift"
 
     def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
         result = super().measure(job, swept, pruned, tuned)
-        return replace(result, point=replace(result.point, unsteady="the samples drift" if self.moved else ""))
+        return replace(result, point=replace(result.point, unsteady=self.why if self.moved else ""))
+
+
+@pytest.mark.parametrize(
+    ("why", "when"),
+    [
+        ("a quota of processor time (0.5 CPUs) stopped it for 49% of the run", "once that is mended"),
+        ("the device throttled during the run: cpu-throttle was at work", "once that is mended"),
+        ("the board was not watched", "once that is mended"),
+        ("between 1.7 and 1.9; too near to the limit for 100000 samples", "with another budget"),
+        ("other work ran on the machine", "on a quiet machine"),
+    ],
+)
+def test_a_frontier_is_run_again_where_that_may_tell(why: str, when: str, given: Any, tmp_path: Path) -> None:
+    steps = Moved()
+    steps.why = why
+    [one] = made(given, tmp_path, 1.8, steps=steps).recommendations
+    assert one.sentence.endswith(f"; INCONCLUSIVE: {why}; run it again {when}")
 
 
 def test_rows_that_moved_are_measured_by_the_run_that_they_ask_for(given: Any, tmp_path: Path) -> None:

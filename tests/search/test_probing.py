@@ -212,6 +212,32 @@ def test_the_gate_of_such_a_search_says_what_may_do_instead() -> None:
     assert "a plan that removes less may hold it too, at 98%" in gate.reason and "quiet machine" in gate.reason
 
 
+@pytest.mark.parametrize(
+    ("seen", "how"),
+    [
+        (
+            "between 1.9 and 2.1, but a quota of processor time stopped it; give the container whole",
+            "once that is mended",
+        ),
+        (
+            "the device throttled during the run; give it a fan, and measure again when it is cool",
+            "once that is mended",
+        ),
+        ("the board was set otherwise; measure again while nobody else uses or sets the board", "once that is mended"),
+        ("between 1.9 and 2.1; too near to the limit for 100000 samples: prune more", "with another budget"),
+        ("drift of +9%", "on a quiet machine, or with more measure.retries"),
+    ],
+)
+def test_an_undecided_search_asks_for_what_may_decide_it(seen: str, how: str) -> None:
+    probe = Probe(Candidate("near", 0.49, 1.0, False), 0.98, Reading(0.98, 0.92, 1.04, 1.9, 2.2, seen), 2.0)
+    budget = load_target("cpu").changed({"budget.speed_up": 2.0}).budget
+    again = f"; search again {how} (another --seed begins a new search)"
+    raw = Gate("search", "speed-up", 2.0, 2.0, "×", Verdict.INCONCLUSIVE, seen)
+    assert search_gate(budget, probe, raw).reason == f"{seen}{again}"
+    unsure = search_gate(budget, probe, replace(raw, verdict=Verdict.PASS, reason="at least 2.01×"))
+    assert unsure.verdict is Verdict.INCONCLUSIVE and unsure.reason == f"at least 2.01×: {seen}{again}"
+
+
 def throttled(steady_from: int | None = None) -> Callable[[Candidate, float, int], Reading]:
     """A device whose every figure is over the budget, unsteady before so many measurements of one candidate."""
 
