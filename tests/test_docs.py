@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,13 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
 import edgeprune
 from docs.pages import DOCS, ROOT, commands, filled, pages
-from edgeprune import cli
 from edgeprune.target import load_target, target_schema
+from tests.command_lines import parses
 
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = {".md", ".py", ".yaml", ".jinja", ".ipynb", ".cpp", ".txt"}
@@ -38,20 +36,6 @@ MODULES = sorted(
         for found in re.findall(r"-m (edgeprune[\w.]*)((?: [^\n`]*)?)", path.read_text())
     }
 )
-
-
-def parses(line: str) -> None:
-    """Follow a command line to its command and parse its options; raises what the command line itself would."""
-    argv = shlex.split(line, comments=True)[1:]
-    argv = argv[: argv.index(">")] if ">" in argv else argv
-    command, context = typer.main.get_command(cli.app), None
-    while argv and argv[0] in getattr(command, "commands", {}):
-        context = type(command).context_class(command, parent=context, info_name=argv[0])
-        command, argv = command.commands[argv[0]], argv[1:]
-    if argv and not argv[0].startswith("-") and hasattr(command, "commands"):
-        raise typer.BadParameter(f"No such command {argv[0]!r}")
-    if "--help" not in argv:
-        command.make_context("edgeprune", list(argv), parent=context)
 
 
 def synopsis(line: str) -> bool:

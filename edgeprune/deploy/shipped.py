@@ -168,12 +168,10 @@ class ShippedModel:
         errors = [one for one in lint(self.onnx, Limits(tensorrt=release, dynamic=True)) if one.severity == "error"]
         if not errors:
             return
-        first, remedy = errors[0], errors[0].remedy
-        if "recipe tensorrt" in remedy:
-            remedy += ": edgeprune quantize FP32.onnx --precision int8 --recipe tensorrt --data data.yaml -o int8.onnx"
+        first = errors[0]
         raise TargetError(
             f"TensorRT {release} makes no engine of {self.onnx} (lint rule {first.rule}): {first.message}; "
-            f"next: {remedy}"
+            f"next: {first.remedy}"
         )
 
     @property

@@ -183,6 +183,12 @@ def lint(model: onnx.ModelProto | Path | str, limits: Limits | None = None) -> l
     return sorted(findings.values(), key=lambda finding: finding.severity != "error")
 
 
+def _from_fp32(precision: str) -> str:
+    """What to type for a graph in a precision below FP32, which is made of the FP32 export and of no other graph."""
+    calibrated = "" if precision == "fp16" else " --recipe tensorrt --data data.yaml"
+    return f"from the FP32 export: edgeprune quantize FP32.onnx --precision {precision}{calibrated}"
+
+
 @_rule("warning")
 def opset_out_of_range(graph: LintedGraph) -> Iterator[Problem]:
     """The parser of the target's TensorRT does not know the operator set, and reads its nodes by an older one."""
@@ -198,8 +204,7 @@ def unsupported_op(graph: LintedGraph) -> Iterator[Problem]:
     for node in graph.model.graph.node:
         if node.domain in {"", "ai.onnx"} and node.op_type in UNSUPPORTED_OPS:
             quantized = node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger", "Dynamic"))
-            remedy = "quantise with recipe tensorrt, which writes Q/DQ pairs"
-            remedy = remedy if quantized else "replace the block that exports it"
+            remedy = f"as Q/DQ pairs, {_from_fp32('int8')}" if quantized else "replace the block that exports it"
             yield Problem(node.name, f"operator {node.op_type}", remedy)
 
 
@@ -225,7 +230,7 @@ def quantized_bias(graph: LintedGraph) -> Iterator[Problem]:
     """A bias as int32 behind a DequantizeLinear: what ONNX Runtime quantises by default and the parser rejects."""
     for node in graph.quantizers:
         if node.op_type == "DequantizeLinear" and graph.quantized_type(node) == TensorProto.INT32:
-            remedy = "quantise with recipe tensorrt (QuantizeBias=False)"
+            remedy = f"with biases in float (QuantizeBias=False), {_from_fp32('int8')}"
             yield Problem(node.name, "DequantizeLinear of an int32 bias", remedy)
 
 
@@ -235,7 +240,7 @@ def asymmetric_quantization(graph: LintedGraph) -> Iterator[Problem]:
     for node in graph.quantizers:
         zero = graph.zero_point(node)
         if zero is not None and np.any(numpy_helper.to_array(zero).astype(np.int64)):
-            remedy = "quantise with recipe tensorrt (symmetric int8)"
+            remedy = f"as symmetric int8, {_from_fp32('int8')}"
             yield Problem(node.name, f"{node.op_type} with a zero point other than 0", remedy)
 
 
@@ -246,7 +251,7 @@ def quantized_type(graph: LintedGraph) -> Iterator[Problem]:
         dtype = graph.quantized_type(node)
         if dtype not in QUANTIZED_TYPES and dtype != TensorProto.INT32:  # int32 has a rule of its own
             message = f"{node.op_type} to {TensorProto.DataType.Name(dtype).lower()}"
-            yield Problem(node.name, message, "quantise with recipe tensorrt (int8)")
+            yield Problem(node.name, message, f"as int8, {_from_fp32('int8')}")
 
 
 @_rule("error")
@@ -258,7 +263,7 @@ def half_scales(graph: LintedGraph) -> Iterator[Problem]:
         scale = graph.weights.get(node.input[1])
         if scale is not None and scale.data_type == TensorProto.FLOAT16:
             message = f"{node.op_type} with a float16 scale, which TensorRT {graph.limits.tensorrt} reads as garbage"
-            yield Problem(node.name, message, "edgeprune quantize MODEL.onnx --precision int8, whose scales are FP32")
+            yield Problem(node.name, message, f"in precision int8, whose scales are FP32, {_from_fp32('int8')}")
 
 
 @_rule("error")
@@ -328,7 +333,8 @@ def other_precision(graph: LintedGraph) -> Iterator[Problem]:
     limit, precision = graph.limits.precision, precision_of(graph.model)
     if limit is not None and limit != precision:
         message = f"the graph is {precision} and the target asks for {limit}"
-        yield Problem("", message, f"edgeprune quantize MODEL.onnx --precision {limit}")
+        remedy = "give the FP32 export: no other graph is made FP32 again" if limit == "fp32" else _from_fp32(limit)
+        yield Problem("", message, remedy)
 
 
 @_rule("error")

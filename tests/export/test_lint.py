@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeprune.export.lint import RULES, UNSUPPORTED_OPS, Limits, lint
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.runtimes.jobs import ParserAnswer
 from edgeprune.runtimes.nvidia_parser import ask_parser
+from tests.command_lines import named_in, refused
 from tests.export.helpers import TASKS, noise_images, pruned_forms, saved, stock_model
 
 METADATA = {"names": "{0: 'a'}", "task": "detect", "stride": "32", "imgsz": "[64, 64]"}
@@ -145,6 +147,29 @@ def test_a_rule_sees_what_it_is_for_and_nothing_else(rule):
     assert {(finding.rule, finding.severity) for finding in findings} == {(rule, case.severity)}
     assert findings[0].remedy
     assert lint(case.mended, case.limits) == []
+
+
+def commands_named() -> Iterator[tuple[str, str]]:
+    """Rule, and each command that its remedy says, on the page or by itself."""
+    for precision in PRECISIONS:
+        graphs = {"fp32": PLAIN, "int8": pair(np.int8(0))}
+        for given in (graph for held, graph in graphs.items() if held != precision):
+            [finding] = lint(given, Limits(precision=precision))
+            yield finding.rule, finding.remedy
+    yield from ((finding.rule, finding.remedy) for finding in lint(one("ConvInteger")))
+    for rule, case in CASES.items():
+        yield from ((rule, finding.remedy) for finding in lint(case.broken, case.limits))
+    yield from ((rule, cells[3]) for rule, cells in documented().items())
+
+
+def test_what_a_remedy_says_to_type_is_taken():
+    """``quantize`` makes no FP32, takes no graph but an FP32 one, and calibrates INT8 on images alone."""
+    said = list(commands_named())
+    commands = [(rule, named) for rule, remedy in said for named in named_in(remedy)]
+    assert {rule for rule, _ in commands} >= {"other-precision", "half-scales", "quantized-bias", "unsupported-op"}
+    assert [(rule, named.line, why) for rule, named in commands if (why := refused(named))] == []
+    assert all("FP32.onnx" in named.words for _, named in commands if named.words[0] == "quantize")
+    assert [remedy for rule, remedy in said if rule == "other-precision" and "edgeprune" not in remedy]
 
 
 @pytest.fixture(scope="module")
