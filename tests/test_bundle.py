@@ -225,7 +225,9 @@ def test_its_page_names_what_is_there_and_nothing_else(bundle: Path) -> None:
     page = (bundle / "README.md").read_text()
     for words in (
         "## DeepStream",
-        "serves `edgeprune_onnx` and, on the board of its engine, `edgeprune_tensorrt`",
+        "with `edgeprune_onnx` and `edgeprune_tensorrt`:",
+        "\ntritonserver --model-repository=triton   # on the board of the engine\n",
+        " --model-control-mode=explicit --load-model=edgeprune_onnx   # elsewhere, where the engine does not load\n",
         "cmake -S cpp",
     ):
         assert words in page
@@ -234,9 +236,18 @@ def test_its_page_names_what_is_there_and_nothing_else(bundle: Path) -> None:
         record, target=load_target("cpu"), bundle={"model.onnx": "", "triton/edgeprune_onnx/config.pbtxt": ""}
     )
     page = (write_bundle(bundle.parent, {}, cpu, bundle / "model.onnx") / "README.md").read_text()
-    assert "serves `edgeprune_onnx`." in page
-    for words in ("DeepStream", "cpp/", "on the board"):
+    assert "\ntritonserver --model-repository=triton\n```" in page
+    for words in ("DeepStream", "cpp/", "on the board", "edgeprune_tensorrt"):
         assert words not in page
+
+
+@pytest.mark.parametrize("nms", [True, False])
+def test_its_line_of_trtexec_says_where_the_gates_had_images_instead_of_noise(bundle: Path, nms: bool) -> None:
+    record = read_build(bundle)
+    target = record.target.model_copy(update={"export": record.target.export.model_copy(update={"nms": nms})})
+    page = readme(replace(record, target=target), bundle / "model.onnx")
+    assert "--exportTimes=" in page
+    assert ("the gates' are of images of the dataset (`--loadInputs`)" in page) is nms
 
 
 def test_where_there_are_no_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

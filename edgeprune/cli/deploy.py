@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -96,14 +95,16 @@ def triton(
       edgeprune deploy triton runs/cpu/bundle -o models
     """
     from edgeprune.deploy.shipped import ShippedModel
-    from edgeprune.deploy.triton import add_to_repository, triton_files
+    from edgeprune.deploy.triton import add_to_repository, serve_lines, triton_files
 
     shipped = ShippedModel.read(bundle)
     for line in add_to_repository(shipped, out, name=name):
         say(line)
-    for model in dict.fromkeys(file.split("/")[0] for file in triton_files(shipped, name=name)):
+    served = tuple(dict.fromkeys(file.split("/")[0] for file in triton_files(shipped, name=name)))
+    for model in served:
         say(f"{out / model}: YOLO('http://HOST:8000/{model}', task='{shipped.metadata.task}') once it is served")
-    say(f"tritonserver --model-repository={shlex.quote(str(out))}")
+    for line in serve_lines(str(out), served):
+        say(line)
 
 
 @header_app.command("add")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +55,24 @@ def triton_files(model: ShippedModel, *, name: str = "edgeprune") -> dict[str, b
         repository[f"{folder}/{CONFIG}"] = config(model, name=folder, backend=backend).encode()
         repository[f"{folder}/1/{filename}"] = source
     return repository
+
+
+def serve_lines(repository: str, served: Collection[str]) -> list[str]:
+    """What to type for a server: of everything, and where an engine is served too, of the graph alone, for machines
+    that the engine does not load on. There the server would end, although the graph loads.
+
+    Args:
+        repository: its folder.
+        served: names of one model's forms in it.
+    """
+    every = shlex.join(["tritonserver", f"--model-repository={repository}"])
+    if not any(name.endswith("_tensorrt") for name in served):
+        return [every]
+    graphs = [shlex.quote(f"--load-model={name}") for name in served if name.endswith("_onnx")]
+    return [
+        f"{every}   # on the board of the engine",
+        f"{every} --model-control-mode=explicit {' '.join(graphs)}   # elsewhere, where the engine does not load",
+    ]
 
 
 def add_to_repository(model: ShippedModel, repository: Path, *, name: str = "edgeprune") -> list[str]:

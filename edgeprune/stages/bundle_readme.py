@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeprune.deploy.bundled import DEEPSTREAM, TRITON
 from edgeprune.deploy.shipped import build_line
+from edgeprune.deploy.triton import serve_lines
 from edgeprune.input_size import both_sides, pixels
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.facts import ships_trained_int8
@@ -59,6 +60,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
     there = {*record.bundle, *(f"{name.split('/')[0]}/" for name in record.bundle if "/" in name), *ALWAYS}
     said = {"made": _made(record), "train_on": "" if record.stages.prune.facts.unpruned else TRAIN_ON}
     on_board = target.runtime in ("tensorrt", "trtexec")
+    served = sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")})
     lines = trtexec_lines(target, graph, record.precision, record.channels) if on_board else []
     return render_markdown(
         "bundle",
@@ -74,7 +76,8 @@ def readme(record: BuildRecord, graph: Path) -> str:
         engine=BUNDLED,
         deepstream=DEEPSTREAM,
         triton=TRITON,
-        served=sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")}),
+        served=served,
+        serve=serve_lines(TRITON, served),
         by_hand=[shlex.join(line) for line in lines],
         warning=accuracy_warning(record),
         connected=step.connected if step is not None else "",

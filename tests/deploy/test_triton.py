@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,22 @@ def test_the_line_that_is_printed_predicts_by_the_models_task(task, tmp_path):
 def deployed(bundle: Path, repository: Path, *more: str) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["triton", str(bundle), "-o", str(repository), *more])
     return done.exit_code, done.output if done.exception is None or not done.exit_code else str(done.exception)
+
+
+def test_a_server_that_the_engine_does_not_load_on_is_told_to_serve_the_graph_alone(tmp_path):
+    """By itself tritonserver ends where one model of the repository does not load."""
+    repository = tmp_path / "my models"
+    model = built(tmp_path / "bundle", None)
+    every = f"tritonserver '--model-repository={repository}'"
+    code, said = deployed(model.onnx.parent, repository, "--name", "cells")
+    board, elsewhere = (line for line in said.splitlines() if line.startswith("tritonserver"))
+    assert code == 0 and shlex.split(board, comments=True) == shlex.split(every)
+    graph = ["--model-control-mode=explicit", "--load-model=cells_onnx"]
+    assert shlex.split(elsewhere, comments=True) == [*shlex.split(every), *graph]
+    model.onnx.with_name("engine.engine").unlink()
+    assert deployed(model.onnx.parent, tmp_path / "other")[1].splitlines()[-1] == (
+        f"tritonserver --model-repository={tmp_path / 'other'}"
+    )
 
 
 def test_an_engine_of_an_earlier_bundle_is_not_served_beside_the_new_graph(tmp_path):
