@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,9 @@ from edgeprune.cli.streams import say
 from edgeprune.errors import TargetError
 from edgeprune.options import OUT, output_checkpoint, output_json, output_plot, without_none
 from edgeprune.settings import PruneSettings
+
+if TYPE_CHECKING:
+    from edgeprune.pruning.plan import Plan
 
 Weights = Annotated[str, typer.Argument(help="Checkpoint (.pt), or the name of published weights.")]
 Data = Annotated[str | None, typer.Option(help="Dataset YAML; its train split ranks channels by the loss.")]
@@ -66,7 +69,6 @@ def prune(
     """
     from edgeprune.cli.console import ConsoleReporter, print_lines, print_table
     from edgeprune.pruning import api
-    from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
     from edgeprune.report.plan import dimensions_table, left_alone_lines, plan_text
 
     if output is None and not dry_run:
@@ -105,10 +107,22 @@ def prune(
     if result.size.differs:
         say(str(result.size))
     say(plan_text(result.plan))
-    requested = result.plan.settings.request.get("macs_speed_up")
-    if isinstance(requested, (int, float)) and result.plan.macs_speed_up > requested * (1 + EXCHANGE_TOLERANCE):
-        steps = result.plan.settings.align
-        say(f"×{requested:g} was asked: no widths in steps of {steps} come closer; try a smaller --align")
+    if macs_speed_up is not None and (why := _beyond(result.plan, macs_speed_up)):
+        say(f"×{macs_speed_up:g} was asked: {why}")
+
+
+def _beyond(plan: Plan, asked: float) -> str:
+    """Why a plan removes more than was asked, and what to type for less; empty where it comes close."""
+    from edgeprune.pruning.choose import EXCHANGE_TOLERANCE
+
+    if plan.macs_speed_up <= asked * (1 + EXCHANGE_TOLERANCE):
+        return ""
+    if plan.removed and all(line.after == line.before for line in plan.dimensions):
+        count = len(plan.removed)
+        fewer = f"try --drop-blocks {count - 1}" if count > 1 else "leave --drop-blocks out"
+        return f"what goes whole brings more by itself, and no width was changed; {fewer}"
+    align = plan.settings.align
+    return f"no widths in steps of {align} come closer" + ("; try a smaller --align" if align > 1 else "")
 
 
 def adopt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 
 from edgeprune.checkpoint import load, save, shape_signature
 from edgeprune.cli import streams
-from edgeprune.cli.pruning import register
+from edgeprune.cli.pruning import _beyond, register
 from edgeprune.errors import TargetError
 from edgeprune.pruning import sensitivity as sensitivity_module
 from edgeprune.pruning.api import prune
+from edgeprune.pruning.plan import Plan
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.report.sensitivity import sensitivity_table
 
@@ -127,13 +129,31 @@ def test_a_plan_of_other_weights_is_applied_with_a_warning(run, weights, tmp_pat
         assert ("warning: the plan was made for weights" in shown.output) is warned
 
 
-def test_a_ratio_that_aligned_widths_overshoot_is_said(run, weights):
+def test_a_ratio_that_aligned_widths_overshoot_is_said(run, weights, tmp_path):
     rest = ("model.[0-9].*", "model.1?.*", "model.21.*", "model.22.cv2.*", "model.22.cv3.[12].*", "model.22.cv3.0.1*")
     one_width = [word for glob in rest for word in ("--ignore", glob)]
-    coarse = run("prune", weights, "--macs-speed-up", "1.005", "--align", "48", *one_width, "--dry-run")
+    file = tmp_path / "plan.json"
+    given = ["--macs-speed-up", "1.005", "--align", "48", *one_width]
+    coarse = run("prune", weights, *given, "--dry-run", "--save-plan", file)
     assert coarse.exit_code == 0
-    assert "×1.005 was asked: no widths in steps of 48 come closer" in coarse.output
+    assert "×1.005 was asked: no widths in steps of 48 come closer; try a smaller --align" in coarse.output
+    again = run("prune", weights, "--plan", file, "--dry-run")
+    assert again.exit_code == 0 and "--align" not in again.output  # which is refused beside a plan
+    plan = Plan.load(file)
+    finest = replace(plan, settings=replace(plan.settings, align=1))
+    assert _beyond(finest, 1.005) == "no widths in steps of 1 come closer"  # there is no smaller --align
     assert "was asked" not in run("prune", weights, "--macs-speed-up", "1.5", "--dry-run").output
+
+
+@pytest.mark.shared
+def test_a_ratio_that_whole_blocks_overshoot_is_not_laid_to_widths(run, weights, coco8, tmp_path):
+    given = ["--macs-speed-up", "1.001", "--drop-blocks", "3", "--data", coco8, "--images", "2", "--imgsz", "64"]
+    shown = run("prune", weights, *given, "--dry-run", "--save-plan", tmp_path / "plan.json")
+    said = " ".join(shown.output.split())
+    why = "what goes whole brings more by itself, and no width was changed; "
+    assert shown.exit_code == 0 and f"×1.001 was asked: {why}try --drop-blocks 2" in said
+    plan = Plan.load(tmp_path / "plan.json")
+    assert _beyond(replace(plan, removed=plan.removed[:1]), 1.001) == f"{why}leave --drop-blocks out"
 
 
 @pytest.mark.shared
