@@ -183,6 +183,11 @@ def _comma_separated(value: Any) -> Any:
     )
 
 
+PlainOptimizer = Literal["AdamW", "SGD", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"]
+Optimizer = Literal[PlainOptimizer, "MuSGD"]
+"""``MuSGD`` alone rescales gradients, so that what is added to them loses its size."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Settings):
     """Settings of a training stage; ``train`` takes every other Ultralytics training argument."""
@@ -195,7 +200,7 @@ class Training(Settings):
     """Images in one optimiser step, over all devices."""
     lr0: Positive = 0.002
     """Learning rate after warm-up."""
-    optimizer: Literal["AdamW", "SGD", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "MuSGD"] = "AdamW"
+    optimizer: Optimizer = "AdamW"
     """Optimiser; never ``auto``, which would ignore ``lr0``."""
     patience: Count = 50
     """Epochs without improvement after which training ends; 0 never."""
@@ -435,15 +440,11 @@ class Sparsifying(SparsitySettings, Training):
     """Passes over the training split."""
     lr0: Positive = 0.003
     """Learning rate after warm-up. The rates of all steps must add up to more than 1 for scales to reach zero."""
+    optimizer: PlainOptimizer = "AdamW"
+    """Optimiser; not ``MuSGD``, which rescales gradients and so undoes the penalty, nor ``auto``, which would ignore
+    ``lr0``."""
     patience: Count = 0
     """Epochs without improvement after which training ends; 0, the default, never: scales shrink for longer."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.optimizer == "MuSGD":
-            raise SettingError(
-                f"{named('optimizer')}: MuSGD rescales gradients, which undoes the sparsity term; allowed: SGD, AdamW"
-            )
 
 
 FEWEST_IMAGES = 16

@@ -291,7 +291,7 @@ class Command(TyperCommand):
 
 def usage_text(error: Any) -> str:
     """What the parser refused and what is allowed, in its words, and the help to ask for."""
-    words = " ".join(error.format_message().split()).rstrip(".")
+    words = " ".join(error.format_message().split()).rstrip(".").replace(": Value error, ", ": ", 1)  # pydantic's
     option = max(getattr(getattr(error, "param", None), "opts", [""]), key=len)
     given = [value for flag, value in zip(sys.argv, sys.argv[1:], strict=False) if flag == option.strip()]
     given += [word.partition("=")[2] for word in sys.argv if option.strip() and word.startswith(f"{option}=")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
@@ -16,7 +17,7 @@ from edgeprune.options import named
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.serial import write_json
-from edgeprune.settings import SparsitySettings, TrainSettings
+from edgeprune.settings import PlainOptimizer, SparsitySettings, TrainSettings
 from edgeprune.training.finetune import finetune
 from edgeprune.training.result import SparsifyResult, SparsityReport
 from edgeprune.training.scales import scales_of, summary_of
@@ -51,9 +52,11 @@ def sparsify(
         DataError, StageError: as in ``finetune``.
     """
     sparsity = sparsity or SparsitySettings()
-    if settings.optimizer == "MuSGD":
-        optimizer = named("optimizer", "MuSGD")
-        raise TargetError(f"{optimizer} rescales gradients, which undoes the sparsity term; choose SGD or AdamW")
+    if settings.optimizer not in (allowed := get_args(PlainOptimizer)):
+        optimizer = named("optimizer", settings.optimizer)
+        raise TargetError(
+            f"{optimizer} rescales gradients, which undoes the sparsity term; allowed: {', '.join(allowed)}"
+        )
     source = checkpoint.load(weights, trust=trust)
     settings, model = sized(settings, source), source.model
     groups = scale_groups(model, settings.side, settings.head)

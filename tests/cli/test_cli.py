@@ -371,7 +371,10 @@ def test_bad_arguments_are_one_line_and_change_nothing(
             "--rounds 3 with --epochs 2: ",
         ),
         (["finetune", "w.pt", "--data", "data.yaml", "--out", "o", "--train", "time=1"], "use --time"),
-        (["sparsify", "w.pt", "--data", "data.yaml", "--out", "o", "--optimizer", "MuSGD"], "--optimizer: MuSGD "),
+        (
+            ["sparsify", "w.pt", "--data", "data.yaml", "--out", "o", "--optimizer", "MuSGD"],
+            "Invalid value for '--optimizer': 'MuSGD' is not one of 'AdamW', ",
+        ),
         (
             ["search", "w.pt", "--target", "cpu", "--speed-up", "2", "--latency-ms", "3", "-o", "o.pt"],
             "command line: several budgets: --latency-ms and --speed-up;",
