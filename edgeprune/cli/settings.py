@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,11 +19,18 @@ FLAGS = {"time_h": "--time", "time_limit_s": "--seconds"}
 """Options that are not called like their field or its key in YAML."""
 
 
-def options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
+def options_from_settings(
+    command: Callable[..., None], *, said: Mapping[str, str] | None = None
+) -> Callable[..., None]:
     """Replace each parameter of ``command`` that is a class of settings by one option for each of its fields.
 
     ``**overrides: Unpack[Overrides]`` becomes options too; what is not given is None.
+
+    Args:
+        command: function of a command.
+        said: field to help, where a field's own docstring is not what it means to this command.
     """
+    said = said or {}
     hints = get_type_hints(command, include_extras=True)
     sections: dict[str, type[Settings]] = {}
     parameters: list[inspect.Parameter] = []
@@ -32,7 +39,7 @@ def options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
             parameters += [_option(key, None, Overrides) for key in get_type_hints(Overrides)]
         elif inspect.isclass(hints[name]) and issubclass(hints[name], Settings):
             sections[name] = hints[name]
-            parameters += _options(hints[name])
+            parameters += _options(hints[name], said)
         else:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -68,15 +75,16 @@ def option_of(cls: type[Settings], name: str, flag: str = "", *, without: str = 
     return typer.Option(flag or _flag(name), help=text, min=least, max=most)
 
 
-def _options(cls: type[Settings]) -> Iterator[inspect.Parameter]:
+def _options(cls: type[Settings], said: Mapping[str, str]) -> Iterator[inspect.Parameter]:
     for field in fields(cls):
-        yield _option(field.name, None if field.default is MISSING else field.default, cls)
+        default = None if field.default is MISSING else field.default
+        yield _option(field.name, default, cls, said.get(field.name, ""))
 
 
-def _option(name: str, default: Any, cls: type) -> inspect.Parameter:
+def _option(name: str, default: Any, cls: type, said: str = "") -> inspect.Parameter:
     base, flag = get_type_hints(cls)[name], _flag(name)
     least, most = _limits(cls, name)
-    text = _as_typed(descriptions(cls)[name])
+    text = _as_typed(said or descriptions(cls)[name])
     if get_origin(base) is dict:  # given as pairs
         base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
     if set(get_args(Size)) <= set(get_args(base)):  # a parser of its own gives the type

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,13 +132,21 @@ def qat(
     say(f"next: {shlex.join([*following, *(['--trust'] if trust else [])])}")
 
 
-@options_from_settings
+OVER_ROUNDS = {
+    "epochs": "Passes over the training split, of all rounds together; a round of fewer than 30 trains without mosaic.",
+    "time_h": "Hours that all rounds take together, a like share each, whatever ``epochs`` says.",
+}
+
+
+@partial(options_from_settings, said=OVER_ROUNDS)
 def iterate(
     weights: Weights,
     data: Data,
     macs_speed_up: Annotated[float, typer.Option(help="MACs of the given model over those of the last round's.")],
     settings: TrainSettings,
-    rounds: Annotated[int, typer.Option(help="How often to prune; epochs or time are shared over all rounds.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="How often to prune; each round gets a like share of --epochs, or of --time.")
+    ] = 3,
     importance: Annotated[str, typer.Option(help="Channel importance criterion.")] = "auto",
     align: Annotated[int | None, option_of(PruneSettings, "align")] = None,
     out: Out = Path("iterated"),

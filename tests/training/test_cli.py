@@ -18,12 +18,13 @@ from edgeprune.cli import training as cli
 from edgeprune.cli.settings import training_arguments
 from edgeprune.data.digits import CLASSES
 from edgeprune.errors import DataError, TargetError
+from edgeprune.training.arguments import SHORT_RUN
 from tests.training.narrow import narrow_checkpoint
 
 app = typer.Typer()
-app.command()(cli.finetune)
-app.command()(cli.sparsify)
-app.command()(cli.iterate)
+COMMANDS = ("finetune", "sparsify", "iterate")
+for command in COMMANDS:
+    app.command()(getattr(cli, command))
 
 
 def quick(narrow: Path, digits: Path, out: Path, *more: str) -> list[str]:
@@ -48,6 +49,16 @@ def test_sparsify_prints_its_verdict(tmp_path: Path, narrow: Path, digits: Path)
     assert "from 0.01 " in result.output
     assert (tmp_path / "out" / "scales.json").is_file()
     assert "absolute bias β" in (tmp_path / "out" / "scales.html").read_text()
+
+
+def test_help_says_what_holds_for_this_training() -> None:
+    """All rounds share epochs and time, and a short one has no mosaic; sparsity takes no optimiser that undoes it."""
+    told = {name: CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300"}).output for name in COMMANDS}
+    assert f"of all rounds together; a round of fewer than {SHORT_RUN} trains without mosaic" in told["iterate"]
+    assert "Time that all rounds take together" in told["iterate"]
+    assert "together" not in told["finetune"]
+    refused = CliRunner().invoke(app, ["sparsify", "w.pt", "--data", "d.yaml", "--optimizer", "MuSGD"])
+    assert refused.exit_code == 2 and "'NAdam', 'RAdam', 'RMSprop'." in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize("pair", ["mosaic", "=3", "mo-saic=1"])
