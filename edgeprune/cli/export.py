@@ -126,7 +126,7 @@ def quantize_command(
     ] = None,
     seed: Annotated[int, seed_option("Seed of the choice of images.")] = 0,
     keep_float: Annotated[
-        list[str] | None, typer.Option(help="Node that stays in float; repeatable. lint --nodes lists them.")
+        list[str] | None, typer.Option(help="Node that stays in float, of those that lint --nodes lists; repeatable.")
     ] = None,
     trust: Trust = False,
     as_json: Json = False,
@@ -231,7 +231,7 @@ def lint_command(
     precision: Annotated[
         str | None, typer.Option(help="Precision the graph must hold: fp32, fp16, int8, int8-fp16.")
     ] = None,
-    nodes: Annotated[bool, typer.Option("--nodes", help="List the graph's layers by name instead.")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="List what quantize --keep-float can name instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check an ONNX file against what TensorRT accepts, without TensorRT. Exits 1 on an error.
@@ -244,13 +244,13 @@ def lint_command(
     """
     from edgeprune.export.graph import load_graph
     from edgeprune.export.lint import Limits, lint
-    from edgeprune.export.regions import name_nodes
+    from edgeprune.export.precision import nodes_to_keep
 
     graph = load_graph(model)
     if nodes:
         given = {"--tensorrt": tensorrt, "--dynamic": dynamic or None, "--precision": precision}
-        refuse_without_effect(given, "is what the graph is held against, and --nodes lists its layers alone")
-        names = [node.name for node in name_nodes(graph).graph.node if node.op_type == "Conv"]
+        refuse_without_effect(given, "is what the graph is held against, and --nodes lists its nodes alone")
+        names = nodes_to_keep(graph)
         _print({"layers": names}, "\n".join(names), as_json)
         return
     limits = Limits(dynamic=dynamic, precision=precision)

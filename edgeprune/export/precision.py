@@ -5,6 +5,7 @@ Precision is a property of the graph itself, so that a strongly typed engine can
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
@@ -13,11 +14,13 @@ import onnx
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, TargetError, first_line
 from edgeprune.export.graph import graphs_in, load_graph, refuse_plugins, with_shapes
-from edgeprune.export.regions import LAYER_OPS, name_nodes
+from edgeprune.export.regions import LAYER_OPS, name_nodes, regions_of
 from edgeprune.runtimes.onnx_facts import holds_int8, weight_types
 from edgeprune.settings import Precision
 
 PRECISIONS = get_args(Precision)
+FRACTIONS = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")}
+NOT_CHOSEN = {"Constant", "Cast", "QuantizeLinear", "DequantizeLinear"}  # what they give is said by themselves
 
 
 def precision_of(model: onnx.ModelProto | Path) -> str:
@@ -50,6 +53,20 @@ def float_nodes(model: onnx.ModelProto | Path) -> tuple[str, ...]:
     return tuple(node.name for node in nodes if types.get(node.input[0]) == onnx.TensorProto.FLOAT)
 
 
+def nodes_to_keep(model: onnx.ModelProto | Path) -> tuple[str, ...]:
+    """Names of the nodes that a precision below FP32 can change, in the graph's order: what ``keep_float`` can name to
+    an effect. Those that give whole numbers are changed by none, and the decoder stays in FP32 by itself."""
+    named = name_nodes(load_graph(model) if not isinstance(model, onnx.ModelProto) else model)
+    decoder, graph = regions_of(named).decoder, with_shapes(named).graph
+    typed = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    whole = {name for name, elem_type in typed.items() if elem_type not in FRACTIONS}
+    return tuple(
+        node.name
+        for node in named.graph.node
+        if node.name not in decoder and node.op_type not in NOT_CHOSEN and not whole.issuperset(node.output)
+    )
+
+
 def load_fp32(source: Path | str, keep_float: Collection[str]) -> onnx.ModelProto:
     """Read an FP32 graph, every node with a name of its own.
 
@@ -69,7 +86,8 @@ def load_fp32(source: Path | str, keep_float: Collection[str]) -> onnx.ModelProt
         raise DataError(f"{source} already holds {precision}; give the FP32 export")
     unknown = sorted(set(keep_float) - {node.name for node in model.graph.node})
     if unknown:
-        raise TargetError(f"the graph has no node '{unknown[0]}'; node names are shown by: edgeprune lint --nodes")
+        listed = f"edgeprune lint {shlex.quote(str(source))} --nodes"
+        raise TargetError(f"the graph has no node '{unknown[0]}'; its nodes are listed by: {listed}")
     return model
 
 

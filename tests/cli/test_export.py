@@ -11,14 +11,17 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from edgeprune.cli.export import app
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, DeviceError, TargetError, ToolError
+from edgeprune.export.half import cast_to_fp16
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.export.parity import compare_arrays
+from edgeprune.export.precision import float_nodes
 from edgeprune.export.result import ParityInfo
 from edgeprune.runtimes import nvidia_parser
 from edgeprune.runtimes.base import Availability
@@ -360,7 +363,29 @@ def test_val_refuses_what_would_change_nothing(artifact, options, says, files, c
     assert isinstance(result.exception, TargetError) and says in str(result.exception)
 
 
-def test_lint_refuses_what_a_list_of_layers_does_not_ask_for(files):
+def test_every_node_that_lint_lists_can_be_kept_in_float(tmp_path):
+    """Matrix products and softmax of attention too, not only convolutions."""
+    onnx_from_checkpoint(saved(stock_model("yolo11", "detect"), tmp_path / "m.pt"), tmp_path / "m.onnx", imgsz=64)
+    listed = CliRunner().invoke(app, ["lint", str(tmp_path / "m.onnx"), "--nodes"]).output.split()
+    ops = {node.name: node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    assert {"Conv", "MatMul", "Softmax", "Add", "MaxPool"} <= {ops[name] for name in listed}
+    assert not {"Constant", "Shape"} & {ops[name] for name in listed}
+    product = next(name for name in listed if ops[name] == "MatMul")
+    for kept in ((), (product,), tuple(listed)):
+        cast_to_fp16(tmp_path / "m.onnx", tmp_path / "half.onnx", keep_float=kept)
+        held = onnx.load(tmp_path / "half.onnx")
+        assert (product in (float_nodes(held) or listed)) == (product in kept), len(kept)
+        in_half = [node.name for node in held.graph.node if any(half(held, name) for name in node.output)]
+        assert not {name for name in in_half if ops.get(name, "Cast") != "Cast"} & set(kept)
+
+
+def half(model, name):
+    graph = model.graph
+    typed = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    return typed.get(name) == onnx.TensorProto.FLOAT16
+
+
+def test_lint_refuses_what_a_list_of_nodes_does_not_ask_for(files):
     result = CliRunner().invoke(app, ["lint", str(files / "m.onnx"), "--nodes", "--tensorrt", "10.3"])
     assert isinstance(result.exception, TargetError) and "--tensorrt: is what the graph is held against" in str(
         result.exception
