@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
+from ultralytics.utils import ROOT as ULTRALYTICS
 
 from edgeprune import checkpoint
 from edgeprune.cli import app
@@ -282,8 +284,13 @@ def test_a_build_does_not_change_the_number_of_classes_on_the_way(
     weights = narrow_checkpoint(tmp_path / "ten.pt", names=[str(digit) for digit in range(10)])
     profile = tmp_path / "profile.yaml"
     profile.write_text(f"extends: cpu\ndescription: One class\n{stage}: {{train: {{single_cls: true}}}}\n")
-    with pytest.raises(TargetError, match=f"{stage}.train.single_cls: .* knows 10 classes"):
+    line = f"edgeprune finetune {weights} --data .*data.yaml --train single_cls=true$"
+    with pytest.raises(TargetError, match=f"{stage}.train.single_cls: .* knows 10 classes, .* one class first: {line}"):
         read_inputs(load_target(profile), weights, data, False)
+    description = tmp_path / "yolov8n.yaml"
+    shutil.copyfile(ULTRALYTICS / "cfg/models/v8/yolov8.yaml", description)
+    with pytest.raises(TargetError, match=r"before and after; say so .* pretrain\.train\.single_cls: true$"):
+        read_inputs(load_target(profile), description, data, False)  # finetune takes no description
     profile.write_text(f"extends: cpu\ndescription: Several\n{stage}: {{train: {{single_cls: false}}}}\n")
     with pytest.raises(TargetError, match=f"{stage}.train.single_cls: .* every object as of one class"):
         read_inputs(load_target(profile), trained, data, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,8 @@ def push_command(
     state = pushed.verdict if pushed.new else f"{pushed.verdict}, there already"
     say(f"{pushed.place}: version {pushed.version} of {pushed.name}, {state}")
     if pushed.signed:
-        say("its signature went along and was not checked: edgeprune verify --key PUBLIC_KEY does")
+        line = shlex.join(["edgeprune", "verify", str(directory), "--key"])
+        say(f"its signature went along and was not checked, next: {line} PUBLIC_KEY")
 
 
 def _password() -> str:

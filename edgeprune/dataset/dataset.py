@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import random
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -328,7 +329,7 @@ class Dataset:
             raise DataError(
                 f"{self.source} has {self.nc} classes ({_few(self.names)}) and {model} has {len(theirs)} "
                 f"({_few(theirs)}); give the dataset that the model was trained on, or train it for these classes "
-                "first: edgeprune finetune"
+                f"first: edgeprune finetune WEIGHTS --data {shlex.quote(str(self.source))}"
             )
         known = words_of(theirs)
         for index, name in words_of(self.names).items():
@@ -357,7 +358,7 @@ class Dataset:
         raise DataError(
             f"{self.source} has kpt_shape {list(self.kpt_shape)} and {model} gives {list(kpt_shape)}, which its head "
             "fixes; give a dataset of the model's keypoints, or a model of the dataset's: one from a description "
-            "(edgeprune build --weights yolo11n-pose.yaml) takes them from the dataset"
+            "(edgeprune build --weights yolo11n-pose.yaml …) takes them from the dataset"
         )
 
     @cached_property

@@ -155,7 +155,7 @@ def facts_to_run(model: onnx.ModelProto | Path | str, what: str = "") -> ModelMe
             raise DataError(
                 f"{what} gives {shape[1]} rows of 6 values, which are boxes, scores and classes of an end-to-end head "
                 f"(YOLOv10) or of NMS inside{other}, and its metadata does not say so (end2end), as of an older "
-                "Ultralytics; export the checkpoint again: edgeprune export"
+                "Ultralytics; export the checkpoint again: edgeprune export CHECKPOINT"
             )
         raise DataError(
             f"{what} says that it is a {facts.task} model of {classes} classes with head {facts.head}, whose output "

@@ -52,5 +52,5 @@ def restore_quantizers(model: nn.Module, state: Mapping[str, Any], what: str) ->
         except Exception as error:  # whatever ModelOpt makes of a state that is not its own
             raise DataError(
                 f"{what} has INT8 quantizers that ModelOpt {installed('nvidia-modelopt')} cannot put back: "
-                f"{first_line(error)}; train it again: edgeprune qat"
+                f"{first_line(error)}; train it again: edgeprune qat WEIGHTS --data DATA"
             ) from error

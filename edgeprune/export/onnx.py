@@ -221,7 +221,7 @@ def describe_onnx(model: onnx.ModelProto | Path | str) -> ExportInfo:
     shape = inputs[0].shape if inputs else ()
     if len(shape) != 4:
         seen = f"its first input has the shape {shape}" if inputs else "it has no inputs"
-        raise DataError(f"{what} has no image input of shape (N, 3, H, W): {seen}; export it with: edgeprune export")
+        raise DataError(f"{what} has no image input of shape (N, 3, H, W): {seen}; next: edgeprune export CHECKPOINT")
     return ExportInfo(
         opset=opset_of(model),
         ops=count_ops(model),
@@ -247,7 +247,7 @@ def describe_to_run(model: onnx.ModelProto | Path | str, what: str = "the model"
         shape = ", ".join(map(str, info.inputs[0].shape))
         raise DataError(
             f"{what} takes images of any size ({shape}) and does not say which ones it was made for (imgsz in its "
-            "metadata); export it with: edgeprune export"
+            "metadata); next: edgeprune export CHECKPOINT --imgsz PIXELS"
         )
     return info
 

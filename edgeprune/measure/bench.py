@@ -518,7 +518,7 @@ def _differences(names: Sequence[str], formats: Sequence[str], latencies: Sequen
     told = {
         "number formats": (
             [known and f"in {known}" for known in formats],
-            "a speed-up is of the format too; of the model alone it is with both in one: edgeprune quantize",
+            "a speed-up is of the format too; of the model alone it is with both in one (edgeprune quantize makes it)",
         ),
         "batches": (
             [f"of {one.batch}" for one in conditions],

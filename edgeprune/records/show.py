@@ -49,7 +49,7 @@ def bundle_of(directory: Path) -> Path:
             f"of all of them: {shlex.join(['edgeprune', 'history', str(directory)])}"
         )
     raise DataError(
-        f"{shown(directory)}: holds no build; expected {BUNDLE}/{RECORD}, as edgeprune build --out leaves it"
+        f"{shown(directory)}: holds no build; expected {BUNDLE}/{RECORD}, as a build leaves it in its --out"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,17 @@ def refuse_other_signature(bundle: Path, record: BuildRecord) -> None:
     except ValueError:
         formed, trusted = False, ""
     if not formed:
-        raise DataError(f"{shown(path)}: is no signature of minisign; remove it, or next: edgeprune sign")
+        raise DataError(f"{shown(path)}: is no signature of minisign; remove it, or next: {_how_to_sign(bundle)}")
     comment = trusted.removeprefix(TRUSTED)
     if comment.startswith(OURS) and comment != _comment(record):
         raise DataError(
             f"{shown(path)}: is of another build ({shown(comment)}), and this one is: {_comment(record)}; sign again, "
-            "next: edgeprune sign"
+            f"next: {_how_to_sign(bundle)}"
         )
+
+
+def _how_to_sign(bundle: Path) -> str:
+    return f"edgeprune sign {shlex.quote(str(bundle))} --key SECRET_KEY"
 
 
 def _cannot_sign(key: Path, error: ValueError) -> DataError:
@@ -118,7 +123,7 @@ def check_signature(bundle: Path, key: Path, content: bytes | None = None) -> st
     except ValueError as error:
         raise DataError(f"{shown(key)}: is no public key of minisign: {first_line(error)}") from error
     if not exists(path):
-        raise DataError(f"{shown(path)}: is missing, nobody signed this bundle; next: edgeprune sign")
+        raise DataError(f"{shown(path)}: is missing, nobody signed this bundle; next: {_how_to_sign(bundle)}")
     try:
         signature = minisign.Signature.from_bytes(read_bytes(path, most=MAX_KEY_BYTES))
         public.verify(read_bytes(bundle / RECORD) if content is None else content, signature)

@@ -151,8 +151,8 @@ def search(
     target = load_target(target).with_overrides(speed_up=speed_up, latency_ms=latency_ms, device=device)
     if target.budget.kind == "macs_speed_up":
         raise TargetError(
-            f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or use "
-            "'edgeprune prune --macs-speed-up'"
+            f"the budget {target.budget} is not one of latency; give --speed-up or --latency-ms, or "
+            "without a device: edgeprune prune WEIGHTS --macs-speed-up 2 -o pruned.pt"
         )
     inputs = read_inputs(target, weights, data, trust=trust, imgsz=imgsz)
     source, dataset = inputs.source, inputs.dataset

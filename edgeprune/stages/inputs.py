@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +92,24 @@ def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> No
         if asked and dataset.nc > 1:
             raise TargetError(
                 f"profile {target.name}: {name}.train.single_cls: {weights} knows {dataset.nc} classes, "
-                "which a build holds against each other before and after; make it a model of one class first: "
-                "edgeprune finetune WEIGHTS --train single_cls=true"
+                "which a build holds against each other before and after; "
+                f"{_train_first(weights, dataset, 'true')}"
             )
         if asked is False and dataset.one_class:
             raise TargetError(
                 f"profile {target.name}: {name}.train.single_cls: {weights} sees every object as of one class, "
-                "which a build holds against each other before and after; leave it out, or make it a model of several "
-                "first: edgeprune finetune WEIGHTS --train single_cls=false"
+                "which a build holds against each other before and after; leave it out, or "
+                f"{_train_first(weights, dataset, 'false')}"
             )
+
+
+def _train_first(weights: Path, dataset: Dataset, single_cls: str) -> str:
+    """How weights come to see as many classes as is asked, before a build begins with them."""
+    if weights.suffix.lower() in MODEL_DESCRIPTIONS:
+        return f"say so of the training that the build begins with too, pretrain.train.single_cls: {single_cls}"
+    files = shlex.join(["edgeprune", "finetune", str(weights), "--data", str(dataset.source)])
+    classes = "one class" if single_cls == "true" else "several"
+    return f"make it a model of {classes} first: {files} --train single_cls={single_cls}"
 
 
 def _require_possible(target: Target, loaded: Checkpoint | None) -> None:

@@ -229,7 +229,7 @@ def require_trainable(target: Target, epochs: int | None) -> None:
     if target.sparsify is not None:
         raise TargetError(
             "sparsify: runs in a build alone, so that no point would be what a build makes; run 'edgeprune sparsify "
-            "WEIGHTS', then this command on its best.pt with a profile that has no sparsify section"
+            "WEIGHTS --data DATA', then this command on its best.pt with a profile that has no sparsify section"
         )
     if target.qat is not None and epochs != 0:
         require_modelopt()
