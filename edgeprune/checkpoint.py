@@ -45,6 +45,7 @@ LEFT_BY_A_RUN = frozenset(
     | {"max_det", "agnostic_nms"}  # how many detections are kept, and which; validation writes both on a head
 )
 """Attributes of blocks that loading, a forward pass, a validation or an export sets."""
+RGB = 3  # channels that Ultralytics counts where a model does not say them
 MOST_NUMBERS = 64  # of a tensor that is no weight and belongs to an architecture: strides, not anchors
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
 
@@ -66,6 +67,7 @@ class Checkpoint:
         quantizers: state of the INT8 fake quantizers that training left beside the model (Ultralytics' ``modelopt``);
             empty for a float model. ``model`` is without them.
         says_its_task: False where the file calls its model another task's than the class is, which decides.
+        says_its_channels: False where Ultralytics would take its images for RGB, which they are not; ``model`` says it.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class Checkpoint:
     extra: Mapping[str, object] = field(default_factory=dict)
     quantizers: Mapping[str, object] = field(default_factory=dict)
     says_its_task: bool = True
+    says_its_channels: bool = True
 
     @property
     def trained_imgsz(self) -> Size | None:
@@ -269,12 +272,14 @@ def for_ultralytics(source: Checkpoint, copy_to: Path) -> Path:
     """A file that ``YOLO(file)`` reads as :func:`load` read the source: the source itself, or a copy of today's names.
 
     Ultralytics' restricted loader takes neither modules of version 8.0 nor some names of files, it believes what a file
-    says of its task, and puts fake quantizers back; ``copy_to`` is written for those, with equal bytes each time.
+    says of its task and its channels, and puts fake quantizers back; ``copy_to`` is written for those, with equal bytes
+    each time.
 
     Raises:
         StageError: the source has classes that no stock checkpoint can hold.
     """
-    if source.says_its_task and not source.quantizers and ultralytics_reads(source.path):
+    says_what_it_is = source.says_its_task and source.says_its_channels
+    if says_what_it_is and not source.quantizers and ultralytics_reads(source.path):
         return source.path
     save(source.model, copy_to, like=source, same_weights=True)
     return copy_to
@@ -434,6 +439,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
     for key in ("nc", "ch", "channels"):
         if key in yaml:
             count_of(yaml[key], what, f"yaml.{key}")
+    says_its_channels = not _say_channels(model)
     stride = stride_of(getattr(model, "stride", 32), what)  # classifiers of old versions have none
     if not isinstance(getattr(model, "stride", None), torch.Tensor):
         model.stride = torch.tensor([float(stride)])
@@ -474,6 +480,7 @@ def _checkpoint_of(model: Any, task: str, data: Mapping[str, Any], path: Path) -
         extra={key: value for key, value in data.items() if key not in heavy and is_plain(value)},
         quantizers=quantizers,
         says_its_task=says_its_task,
+        says_its_channels=says_its_channels,
     )
 
 
@@ -543,6 +550,18 @@ def input_channels(model: nn.Module) -> int:
         if isinstance(module, nn.Conv2d):
             return module.in_channels
     raise DataError("the model has no convolution, so nothing says how many channels its images have")
+
+
+def _say_channels(model: Any) -> bool:
+    """Whether Ultralytics would take a model's images for RGB that are not; its description then says so from here on.
+
+    It reads the entry ``channels``, and older versions wrote ``ch``.
+    """
+    yaml = getattr(model, "yaml", None)
+    if not isinstance(yaml, Mapping) or yaml.get("channels") or (channels := input_channels(model)) == RGB:
+        return False
+    model.yaml = {**yaml, "channels": channels}
+    return True
 
 
 def require_running(checkpoint: Checkpoint) -> None:
@@ -663,6 +682,7 @@ def _without_training_state(model: nn.Module) -> nn.Module:
     if getattr(model, "criterion", None) is not None:
         memo[id(model.criterion)] = None
     result: Any = in_file_order(copy.deepcopy(model, memo).float().cpu().eval())
+    _say_channels(result)  # of a model that was given in Python
     result.criterion = None
     result.__dict__.pop("pt_path", None)  # where it lay on this machine
     result.__dict__.pop("_trainer", None)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,10 +32,13 @@ from edgeprune.checkpoint import (
     shape_signature,
 )
 from edgeprune.errors import DataError, StageError
+from edgeprune.export.metadata import facts_of
+from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.pruning.api import prune
 from edgeprune.stages.inputs import _read_weights
 from tests.situations.models import answering, old_modules
 from tests.situations.models import model as small_model
+from tests.training.narrow import narrow_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,35 @@ def test_plain_ultralytics_loads_it_where_edgeprune_is_missing(file, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("1")
+
+
+@pytest.mark.parametrize("older", ["ch", "neither"])
+def test_a_model_of_grey_images_by_an_older_ultralytics_says_so_to_todays(older, tmp_path):
+    """Which reads the entry ``channels``, and takes images for RGB without it."""
+    from ultralytics import YOLO
+
+    path = narrow_checkpoint(tmp_path / "old.pt", names=("a", "b"), channels=1)
+    content = torch.load(path, weights_only=False)
+    channels = content["model"].yaml.pop("channels")
+    content["model"].yaml |= {"ch": channels} if older == "ch" else {}
+    torch.save(content, path)
+    read = load(path)
+    assert (read.channels, read.says_its_channels) == (1, False)
+    onnx_from_checkpoint(path, tmp_path / "m.onnx", imgsz=64)
+    assert facts_of(tmp_path / "m.onnx").channels == 1
+    readable = for_ultralytics(read, tmp_path / "copy.pt")
+    assert readable != path and load(readable).says_its_channels
+    save(prune(content["model"], ratio=0.3, imgsz=64, importance="l2").model, tmp_path / "pruned.pt")
+    for file in (readable, tmp_path / "pruned.pt"):
+        assert len(YOLO(file).predict(np.zeros((64, 64, 1), np.uint8), imgsz=64, verbose=False)) == 1
+
+
+def test_what_ultralytics_takes_for_rgb_and_is_stays_as_it_is(model, tmp_path):
+    """A copy of published weights has the bytes that it had, and with them every stage its key."""
+    older = copy.deepcopy(model)
+    del older.yaml["channels"]
+    save(older, tmp_path / "older.pt")
+    assert load(tmp_path / "older.pt").says_its_channels and "channels" not in load(tmp_path / "older.pt").model.yaml
 
 
 def test_a_file_that_runs_code_is_refused_and_does_not_run(tmp_path):
