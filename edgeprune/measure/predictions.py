@@ -6,7 +6,7 @@ forward pass is the runtime's, as for :mod:`edgeprune.measure.accuracy`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from edgeprune.dataset.images import read_image
-from edgeprune.dataset.labels import read_labels
+from edgeprune.dataset.labels import LabelRow, read_labels
 from edgeprune.errors import DataError, EdgepruneError, StageError, first_line
-from edgeprune.export.detections import CONFIDENCE, NMS_IOU
+from edgeprune.export.detections import CONFIDENCE, MAX_ROWS, NMS_IOU
 from edgeprune.export.module import head_arguments
 from edgeprune.families import family_for
 from edgeprune.input_size import Size
@@ -57,6 +57,7 @@ def predict(
     runtime: Runtime | None = None,
     metadata: Mapping[str, str] | None = None,
     confidence: float = CONFIDENCE,
+    most: int = MAX_ROWS,
 ) -> list[tuple[Detection, ...]]:
     """What a model finds in each image, best score first; a classifier's five likeliest classes.
 
@@ -67,6 +68,7 @@ def predict(
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
         metadata: of an engine whose file does not hold it, as in :func:`~edgeprune.measure.accuracy.accuracy`.
         confidence: least score of a detection.
+        most: detections of an image; an export whose own NMS or head has room for fewer gives no more than that.
 
     Raises:
         DataError: a file that cannot be read.
@@ -82,6 +84,7 @@ def predict(
                 "rect": False,  # the square that ships
                 "conf": confidence,
                 "iou": NMS_IOU,
+                "max_det": most,
                 "device": "cpu",
                 "save": False,
                 "verbose": False,
@@ -107,27 +110,48 @@ def read_objects(
 ) -> tuple[Detection, ...]:
     """The objects in an image's label file, in pixels of an image of ``size`` (height, width).
 
-    An image without a label file has no objects. Keypoints, numbered as ``kpt_shape`` of the dataset says, are for a
-    model of task pose; another one sees the boxes, as Ultralytics trains it.
+    An image without a label file has no objects, and a line that stands twice is one, as for Ultralytics. Keypoints,
+    numbered as ``kpt_shape`` of the dataset says, are for a model of task pose; another one sees the boxes, as
+    Ultralytics trains it.
 
     Raises:
         DataError: a line that is not a label of this task.
     """
-    objects = []
+    objects: dict[tuple[float, ...], Detection] = {}
     for row in read_labels(image):
         try:
-            label = _label([float(value) for value in row.values], size, task, kpt_shape)
-            objects.append(label if len(names) > 1 else replace(label, label=0))
+            numbers = _numbers(row, task, kpt_shape)
+            label = _label(numbers, size, task, kpt_shape)
         except (ValueError, IndexError) as error:
             text = " ".join(row.values)[:40]
             raise DataError(f"{row.file}: line {row.line} is not a label of a {task} dataset: {text!r}") from error
-    return tuple(objects)
+        objects.setdefault(_as_told_apart(numbers), label if len(names) > 1 else replace(label, label=0))
+    return tuple(objects.values())
+
+
+def most_objects(images: Iterable[Path], task: str, kpt_shape: Sequence[int] | None) -> int:
+    """Detections of an image that mAP looks at: 300, or as many as one of these images has objects (as
+    :func:`read_objects` counts them), where that is more."""
+    most = MAX_ROWS
+    for image in images if task != "classify" else ():
+        if len(rows := read_labels(image)) > most:
+            most = max(most, len({_as_told_apart(_numbers(row, task, kpt_shape)) for row in rows}))
+    return most
+
+
+def _numbers(row: LabelRow, task: str, kpt_shape: Sequence[int] | None) -> list[float]:
+    """A label's class and coordinates, without the keypoints that a model of another task than pose does not see."""
+    cut = task != "pose" and kpt_shape and len(row.values) == 5 + kpt_shape[0] * kpt_shape[1]
+    return [float(value) for value in (row.values[:5] if cut else row.values)]
+
+
+def _as_told_apart(numbers: Sequence[float]) -> tuple[float, ...]:
+    """A label's numbers in the precision in which Ultralytics finds the same line twice, of which it takes one."""
+    return tuple(np.asarray(numbers, np.float32).tolist())
 
 
 def _label(row: list[float], size: tuple[int, int], task: str, kpt_shape: Sequence[int] | None) -> Detection:
     height, width = size
-    if task != "pose" and kpt_shape and len(row) == 5 + kpt_shape[0] * kpt_shape[1]:
-        row = row[:5]
     label, rest = int(row[0]), np.array(row[1:])
     if task != "pose" and len(rest) > 4:  # a polygon, or the corners of a rotated box
         points = rest.reshape(-1, 2) * (width, height)

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from edgeprune.dataset import Dataset
 from edgeprune.dataset.images import read_image
 from edgeprune.input_size import Size
-from edgeprune.measure.predictions import Detection, predict, read_objects
+from edgeprune.measure.predictions import Detection, most_objects, predict, read_objects
 from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.base import Runtime
 
@@ -143,10 +143,12 @@ def choose_scenes(
     if not count:
         return ()
     images = dataset.sample_images(split, count * IMAGES_PER_SCENE, seed)
+    most = most_objects(dataset.images(split), task, dataset.kpt_shape)
     detected = []
     for number, model in enumerate(models):
         progress(f"running {len(images)} images through {model.name}", done=number, total=len(models))
-        detected.append(predict(model.path, images, imgsz=model.imgsz, runtime=model.runtime, metadata=model.metadata))
+        how = {"imgsz": model.imgsz, "runtime": model.runtime, "metadata": model.metadata, "most": most}
+        detected.append(predict(model.path, images, **how))
     scenes = []
     for index, image in enumerate(images):
         pixels = _shown(read_image(image, dataset.channels, task=task))

@@ -8,9 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from ultralytics.data.utils import verify_image_label
 
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
+from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.predictions import Detection, predict, read_objects
 from edgeprune.measure.scenes import (
     Scene,
@@ -66,6 +69,50 @@ def test_a_broken_label_is_named_and_a_missing_one_is_no_object(tmp_path):
     with pytest.raises(DataError, match="line 1"):
         read_objects(tmp_path / "images" / "a.jpg", (100, 200), "detect", NAMES, None)
     assert read_objects(tmp_path / "images" / "b.jpg", (100, 200), "detect", NAMES, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "lines", "objects"),
+    [
+        ("detect", ["1 0.5 0.5 0.2 0.4", "1.0  0.50 0.5 0.20000000001 0.4", "0 0.5 0.5 0.2 0.4"], 2),
+        ("segment", ["1 0.4 0.3 0.6 0.3 0.6 0.7"] * 3 + ["1 0.4 0.3 0.4 0.7 0.6 0.7"], 2),  # of one box
+        ("pose", ["1 0.5 0.5 0.2 0.4 0.5 0.5 2", "1 0.5 0.5 0.2 0.4 0.4 0.5 2"], 2),
+        ("detect", ["1 0.5 0.5 0.2 0.4 0.5 0.5 2", "1 0.5 0.5 0.2 0.4 0.4 0.5 2"], 1),  # without keypoints
+    ],
+    ids=["detect", "segment", "pose", "no-pose"],
+)
+def test_a_line_that_stands_twice_is_one_object_as_for_ultralytics(tmp_path, task, lines, objects):
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((100, 200, 3), np.uint8))
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    shape = (1, 3) if len(lines[0].split()) == 8 else None
+    keypoints = (task == "pose", 2, *(shape or (0, 0)), False)
+    theirs = verify_image_label((str(tmp_path / "a.jpg"), str(tmp_path / "a.txt"), "", *keypoints))
+    ours = read_objects(tmp_path / "a.jpg", (100, 200), task, NAMES, shape)
+    assert len(ours) == len(theirs[1]) == objects
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "graph"])
+def test_a_crowd_of_more_than_300_is_seen_as_mean_average_precision_sees_it(form, tmp_path):
+    (tmp_path / "d" / "images").mkdir(parents=True)
+    (tmp_path / "d" / "labels").mkdir()
+    cv2.imwrite(str(tmp_path / "d/images/a.png"), np.zeros((256, 256, 3), np.uint8))
+    corners = [f"0 {x / 256} {y / 256} 0.03 0.03" for x in range(4, 256, 12) for y in range(4, 256, 12)]
+    (tmp_path / "d" / "labels" / "a.txt").write_text("\n".join([*corners, *corners[:9]]))
+    (tmp_path / "d" / "data.yaml").write_text("train: images\nval: images\nnames: [cell]\n")
+    dataset = Dataset.load(tmp_path / "d" / "data.yaml", task="detect")
+    model = stock_model("yolov8", "detect", nc=1)
+    for layers in model.model[-1].cv3:  # it is sure of an object everywhere, and of boxes that do not overlap
+        torch.nn.init.constant_(layers[-1].bias, 3.0)
+    for layers in model.model[-1].cv2:
+        torch.nn.init.zeros_(layers[-1].weight)
+        layers[-1].bias.data = torch.tensor([20.0] + [0.0] * 15).repeat(4)
+    path = saved(model, tmp_path / "m.pt")
+    if form == "graph":
+        onnx_from_checkpoint(path, tmp_path / "m.onnx", imgsz=256)
+        path = tmp_path / "m.onnx"
+    [made] = choose_scenes([SceneModel(name, path, imgsz=256) for name in "ab"], dataset, "detect", count=1)
+    assert len(made.truth) == len(corners) == 441
+    assert [len(result.detections) for result in made.results] == [441, 441]
 
 
 @pytest.mark.parametrize("kpt_shape", [(2, 3), (2, 2), (3, 2)])
