@@ -43,7 +43,8 @@ def strip_header(engine: Path, output: Path) -> int:
 
 
 def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
-    """Write the engine with the header that describes ``onnx``, the graph it was built from; an old header is replaced.
+    """Write the engine with the header that describes ``onnx``, the graph it was built from, with batch and size of the
+    engine; an old header is replaced.
 
     Raises:
         DataError: a file cannot be read, the graph does not say what Ultralytics needs, or the engine's facts beside it
@@ -51,7 +52,7 @@ def add_header(engine: Path, onnx: Path, output: Path) -> dict[str, object]:
     """
     data = _read(engine)  # first: what is no engine is said of it, not of its facts
     model = ShippedModel.read(onnx, engine=engine)
-    header = model.literals() | ({} if model.dla_in_use is None else {"dla": model.dla_in_use})
+    header = model.engine_literals() | ({} if model.dla_in_use is None else {"dla": model.dla_in_use})
     text = json.dumps(header).encode()
     _, bare = split_header(data)
     write_atomically(output, len(text).to_bytes(LENGTH_BYTES, "little") + text + bare)

@@ -184,6 +184,15 @@ class ShippedModel:
         """The entries as Ultralytics' exporter holds them before they become text: numbers, lists and dictionaries."""
         return {key: _literal(value) for key, value in self.entries.items()}
 
+    def engine_literals(self) -> dict[str, object]:
+        """The same of the engine, which takes one shape whatever its graph left free. Told otherwise, Ultralytics gives
+        it images of their own shape and batches that are not full."""
+        entries = self.literals()
+        batch, _, *sides = self.engine_shape
+        if isinstance(told := entries.get("args"), dict):
+            entries["args"] = told | {"dynamic": False} | ({"batch": batch} if "batch" in told else {})
+        return entries | {"batch": batch, "imgsz": sides}
+
 
 def build_line(
     target: Target | None,

@@ -172,7 +172,8 @@ def config(model: ShippedModel, *, name: str, backend: str) -> str:
     ]
     if free:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_US} }}")
-    metadata = json.dumps(str(model.literals()), ensure_ascii=False)  # protobuf takes no pairs of surrogates
+    entries = model.engine_literals() if is_engine else model.literals()
+    metadata = json.dumps(str(entries), ensure_ascii=False)  # protobuf takes no pairs of surrogates
     lines.append(f'parameters [{{ key: "metadata", value: {{ string_value: {metadata} }} }}]')
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,8 @@ from edgeprune.cli import app
 from edgeprune.deploy.engine_header import add_header, read_header, split_header, strip_header
 from edgeprune.errors import DataError
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.runtimes.engine_file import EngineFacts, write_facts
+from edgeprune.runtimes.base import FreeAxes
+from edgeprune.runtimes.engine_file import EngineFacts, facts_path, write_facts
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from tests.export.helpers import saved, stock_model
@@ -130,3 +131,21 @@ def test_the_header_names_the_core_and_an_engine_of_another_graph_gets_none(tmp_
     with pytest.raises(DataError, match=r"plan\.engine was built from another graph than"):
         add_header(plan, onnx, model)
     assert not model.exists()
+
+
+def test_the_header_of_a_free_graph_is_of_the_one_shape_that_its_engine_takes(tmp_path):
+    onnx, plan, model = (tmp_path / name for name in ("model.onnx", "plan.engine", "model.engine"))
+    weights = saved(stock_model("yolov8", "detect"), tmp_path / "m.pt")
+    onnx_from_checkpoint(weights, onnx, imgsz=64, dynamic=True)
+    plan.write_bytes(PLAN)
+    graph, shape = onnx_facts(onnx, free=FreeAxes(4, (96, 64))), (4, 3, 96, 64)
+    facts = EngineFacts("trtexec 10.3.0", {}, "fp16", graph.inputs, graph.outputs, graph.metadata, ())
+    for built, batch, size in ((replace(facts, shapes={"images": shape}), 4, [96, 64]), (None, 1, [64, 64])):
+        if built is None:
+            facts_path(plan).unlink()
+        else:
+            write_facts(plan, built)
+        add_header(plan, onnx, model)
+        loaded = Loaded(str(model), "cpu")
+        assert (loaded.dynamic, loaded.batch, list(loaded.imgsz)) == (False, batch, size)
+        assert loaded.args["dynamic"] is False and loaded.args["batch"] == batch

@@ -166,6 +166,36 @@ def test_an_engine_is_served_in_the_shape_and_on_the_core_that_it_was_built_for(
     assert graph.max_batch_size > 1 and not graph.instance_group[0].secondary_devices
 
 
+@pytest.mark.parametrize("facts", [FACTS, None], ids=["with facts", "without"])
+@pytest.mark.parametrize("form", ["onnx", "tensorrt"])
+def test_ultralytics_gives_each_form_of_a_free_graph_what_it_takes(tmp_path, schema, monkeypatch, form, facts):
+    """The line that is printed, of an image of another shape, with Ultralytics' own client but for the network."""
+    model = built(tmp_path / "bundle", facts)
+    files = triton_files(model)
+    config = text_format.Parse(files[f"edgeprune_{form}/config.pbtxt"].decode(), schema.ModelConfig())
+    session = onnxruntime.InferenceSession(model.onnx, providers=["CPUExecutionProvider"])
+    given: list[tuple[int, ...]] = []
+
+    class Server:
+        def __init__(self, url: str) -> None:
+            self.metadata = ast.literal_eval(config.parameters["metadata"].string_value)
+
+        def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+            given.append(images.shape)
+            dims = list(config.input[0].dims)
+            shape = images.shape[1:] if config.max_batch_size else images.shape
+            assert len(dims) == len(shape) and all(dim in (-1, size) for dim, size in zip(dims, shape, strict=True))
+            return session.run(None, {config.input[0].name: images})
+
+    monkeypatch.setattr("ultralytics.utils.triton.TritonRemoteModel", Server)
+    monkeypatch.setattr("ultralytics.nn.backends.triton.check_requirements", lambda *_: True)
+    wide = np.random.default_rng(0).integers(0, 256, (40, 200, 3), np.uint8)
+    found = YOLO(f"http://localhost:8000/edgeprune_{form}", task="detect").predict([wide], verbose=False)
+    assert len(found) == 1 and found[0].names == CLASSES
+    fixed = (4, 3, 96, 64) if facts else (2, 3, 64, 64)
+    assert set(given) == {fixed} if form == "tensorrt" else fixed not in given and given[-1][0] == 1
+
+
 def test_names_of_classes_come_through_protobuf(tmp_path, schema):
     files = triton_files(built(tmp_path / "bundle", None)).values()
     texts = [content.decode() for content in files if isinstance(content, bytes)]
