@@ -18,7 +18,7 @@ from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
 from edgeprune.families import network_of
 from edgeprune.input_size import Size, taken_size
-from edgeprune.options import named
+from edgeprune.options import named, option
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
@@ -409,11 +409,13 @@ class Pruner:
             return unpruned * share
         reach = unpruned / least if kind == "macs_speed_up" else least / unpruned
         reach = 1 - reach if kind == "ratio" else reach
+        least_widths = {"align": self.constraints.align, "min_width": self.constraints.min_width}
+        stated = ", ".join(named(name, str(amount)) for name, amount in least_widths.items())
+        asked_for = [name for name in least_widths if option(name)] or [*least_widths]  # a command may have one alone
+        lower = [f"lower {named(name)}, or " for name in asked_for if least_widths[name] > 1]
         raise TargetError(
             f"{named(kind, f'{value:g}')} is out of reach: this model comes to {reach:.2f} with every dimension at "
-            f"its least width ({named('align', str(self.constraints.align))}, "
-            f"{named('min_width', str(self.constraints.min_width))}); "
-            "lower those, or ask for less"
+            f"its least width ({stated}); {''.join(lower)}ask for less"
         )
 
     def _choose(self, chooser: Chooser, kind: str, value: float) -> np.ndarray:

@@ -366,6 +366,10 @@ def test_bad_arguments_are_one_line_and_change_nothing(
         (["sensitivity", "w.pt", "--data", "data.yaml", "--images", "1", "--ratios", "2"], "--ratios lie between"),
         (["iterate", "w.pt", "--data", "data.yaml", "--out", "o", "--macs-speed-up", "1"], "--macs-speed-up 1.0: "),
         (
+            ["iterate", "w.pt", "--data", "data.yaml", "--out", "o", "--macs-speed-up", "900"],
+            "; lower --align, or ask for less",
+        ),
+        (
             ["iterate", "w.pt", "--data", "data.yaml", "--out", "o", "--macs-speed-up", "2"]
             + ["--rounds", "3", "--epochs", "2"],
             "--rounds 3 with --epochs 2: ",

@@ -256,6 +256,20 @@ def test_what_cannot_be_met_is_refused_as_it_was_typed_before_any_channel_is_ran
         pruner.plan(**request_, iterative_steps=steps)
 
 
+@pytest.mark.parametrize(
+    ("constraints", "instead"),
+    [
+        ({"align": 8, "min_width": 8}, "lower align, or lower min_width, or ask for less"),
+        ({"align": 1, "min_width": 8}, "lower min_width, or ask for less"),
+        ({"align": 1, "min_width": 1}, "ask for less"),
+    ],
+)
+def test_what_is_out_of_reach_is_not_laid_to_what_cannot_be_lowered(stock, constraints, instead):
+    with pytest.raises(TargetError) as refused:
+        Pruner(stock("yolov8n.yaml"), 64, **constraints).require_in_reach("ratio", 1.0)
+    assert str(refused.value).endswith(f"); {instead}")
+
+
 @pytest.mark.parametrize("request_", [{"macs_speed_up": -2.0}, {"params_ratio": 0.0}, {"ratio": 1.5}])
 def test_a_request_out_of_range_is_refused_before_images_are_read_and_blocks_dropped(stock, request_):
     with pytest.raises(TargetError, match=f"{next(iter(request_))} must"):
