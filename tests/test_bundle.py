@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,13 +18,18 @@ import pytest
 from PIL import Image
 
 from edgeprune.artifact import write_files
+from edgeprune.deploy import deepstream
 from edgeprune.deploy.bundled import files_for_tools
 from edgeprune.deploy.shipped import ShippedModel
+from edgeprune.devices.trtexec_options import known_options
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.onnx import onnx_from_checkpoint
 from edgeprune.measure.compiling import compile_engine
+from edgeprune.records.build import DeviceRow
 from edgeprune.records.show import read_build
 from edgeprune.records.verify import verify_build
+from edgeprune.runtimes.engine_file import EngineFacts
+from edgeprune.runtimes.trtexec_argv import version_of
 from edgeprune.serial import write_json
 from edgeprune.stages.bundle import SHIPPED, with_digests, write_bundle
 from edgeprune.stages.bundle_readme import readme, trtexec_lines
@@ -159,6 +165,40 @@ def test_the_line_to_type_keeps_in_float_what_a_build_keeps(
     ):
         kept = [word for word in line if word.startswith("--layerPrecisions")]
         assert kept == (expected if told["keep_float"] else [])
+
+
+def as_typed(text: str) -> list[list[str]]:
+    """The lines of a page that are trtexec's."""
+    return [shlex.split(line) for line in text.splitlines() if "trtexec --" in line]
+
+
+def test_the_lines_to_type_are_for_the_release_that_built_the_engine(
+    graph: Callable[[str], ShippedModel], tmp_path: Path
+) -> None:
+    """11 refuses --fp16 for a DLA, and turned the defaults of copies and CUDA graphs round; what was carried to a board
+    of a range of releases keeps the range as its target."""
+    profile = tmp_path / "dla.yaml"
+    profile.write_text("extends: jetson-agx-orin\ndevice: {dla_core: 0}\nmeasure: {cuda_graph: false, copies: true}\n")
+    target, model = load_target(profile), graph("detect")
+    waits = replace(build_record(), target=target)
+    facts = EngineFacts("trtexec 11.4.1", {}, "fp16", (), (), {}, (), dla_core=0)
+    visit = DeviceRow("carried by hand", False, {"tensorrt": "10.7.0", "runtime": "trtexec 11.4.1"}, waits.host)
+    for record, built, release in ((waits, None, "10.3"), (replace(waits, device=visit), facts, "11.4.1")):
+        page = readme(record, model.onnx)
+        build, timing = as_typed(page)
+        known = known_options(version_of(release))
+        assert f"The lines are for TensorRT {release}, {'which built' if built else 'the oldest'}" in page
+        deployed = replace(model, target=target, facts=built)
+        [served] = as_typed(deepstream.readme(deployed, engine="e.engine", onnx="model.onnx"))
+        for line in (build, timing, served):
+            assert {word.partition("=")[0] for word in line[1:]} <= known
+        for line in (build, served):
+            assert "--useDLACore=0" in line and ("--fp16" in line) == (built is None)
+        assert {"--includeDataTransfers", "--noCudaGraph"} <= set(timing) or built is None
+        assert deployed.release == release and f"(the line of TensorRT {release})" in deepstream.readme(
+            deployed, engine="e.engine", onnx="model.onnx"
+        )
+        assert record.target == target and target.device.tensorrt != f"=={release}"
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def readme(model: ShippedModel, *, engine: str, onnx: str) -> str:
 On the board, in this folder. Written by edgeprune; the parser was compiled and run against this layout on a
 workstation, DeepStream itself was not run.
 
-1. The engine: `{engine}`. Where there is none yet, build it:
+1. The engine: `{engine}`. Where there is none yet, build it (the line of TensorRT {model.release}):
 
    ```
    {shlex.join(model.build_line(onnx=onnx, engine=engine))}

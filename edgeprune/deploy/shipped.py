@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from edgeprune.model_metadata import literal_of
 from edgeprune.reading import is_file, shown
 from edgeprune.records.show import RECORD, read_build
 from edgeprune.runtimes.engine_file import BUNDLED, EngineFacts, read_facts
-from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_of, weakly_typed
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, build_argv, version_named, version_of, weakly_typed
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT, RELEASES
 from edgeprune.target.schema import Precision
@@ -137,9 +136,19 @@ class ShippedModel:
         known = self.facts.shapes.get(self.input.name) if self.facts is not None else None
         return tuple(known) if known else (self.metadata.batch, self.metadata.channels, *self.size)
 
+    @property
+    def release(self) -> str:
+        """The TensorRT that :meth:`build_line` is for: that which built the engine; before, the oldest of the target's
+        range."""
+        target = self._target_as_built
+        return (_built_by(self.facts)[0] if target is None else target.oldest_tensorrt) or OLDEST_TENSORRT
+
+    @property
+    def _target_as_built(self) -> Target | None:
+        return None if self.target is None else self.target.at_tensorrt(_built_by(self.facts)[0])
+
     def build_line(self, *, onnx: str, engine: str) -> list[str]:
-        """trtexec's line for the engine, for the oldest TensorRT that the target names; without a target for that which
-        built the engine.
+        """trtexec's line for the engine, for :attr:`release`.
 
         Args:
             onnx: path of the graph in that line.
@@ -152,7 +161,7 @@ class ShippedModel:
             self._refuse_unbuildable()
         free = any(isinstance(axis, str) for axis in self.input.shape)
         return build_line(
-            self.target,
+            self._target_as_built,
             self.onnx,
             onnx=onnx,
             engine=engine,
@@ -207,7 +216,7 @@ def build_line(
     before: EngineFacts | None = None,
 ) -> list[str]:
     """The line that builds an engine by the trtexec of the oldest TensorRT in the target's range; that of 10.3 every
-    later version to 11.1 takes too. What a build keeps in FP32 it keeps too.
+    later version to 11.1 takes too, but for a DLA. What a build keeps in FP32 it keeps too.
 
     Args:
         target: whose builder it is.
@@ -218,7 +227,7 @@ def build_line(
             :func:`~edgeprune.runtimes.trtexec_argv.build_argv`.
     """
     if target is None:
-        oldest, program = _built_by(before) if before is not None else ("", ())
+        oldest, program = _built_by(before)
     else:
         oldest, program = target.oldest_tensorrt, target.trtexec_program
     version = version_of(oldest or OLDEST_TENSORRT)
@@ -237,11 +246,12 @@ def build_line(
     )
 
 
-def _built_by(facts: EngineFacts) -> tuple[str, tuple[str, ...]]:
+def _built_by(facts: EngineFacts | None) -> tuple[str, tuple[str, ...]]:
     """Version of the TensorRT that built an engine, and what started it; empty where that is not told."""
-    version = re.fullmatch(r"trtexec (\d+\.\d+\.\d+)", facts.builder)
-    program = tuple(takewhile(lambda word: not word.startswith("--onnx="), shlex.split(facts.command)))
-    return (version[1], program) if version else ("", ())
+    version = "" if facts is None else version_named(facts.builder)
+    if facts is None or not version:
+        return "", ()
+    return version, tuple(takewhile(lambda word: not word.startswith("--onnx="), shlex.split(facts.command)))
 
 
 def _target_of(onnx: Path, *, named: bool) -> Target | None:

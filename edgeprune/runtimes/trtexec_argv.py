@@ -10,6 +10,7 @@ The same lines are recorded for a board that nothing connects to (:mod:`edgeprun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from edgeprune.agent.trtexec import TRTEXEC, version_in
@@ -79,9 +80,17 @@ def require_known(version: Version, *, on_jetson: Callable[[], bool] = lambda: F
     if reason := why_unknown(shown := shown_version(version)):
         if is_too_new(shown):
             raise DeviceError(f"{reason}; next: update edgeprune")
-        newer = "JetPack 6.1 or newer" if on_jetson() else "one of them; the profile names its trtexec (device.trtexec)"
+        newer = "one of them; the profile names its trtexec (device.trtexec)"
+        if on_jetson():  # a Xavier has no JetPack behind 5.1
+            newer = f"JetPack {'5.1' if version < GENERATIONS[0][0] else '6.1'} or newer"
         raise DeviceError(f"{reason}; next: install {newer}")
     return version
+
+
+def version_named(text: str) -> str:
+    """``10.3.0`` of ``trtexec 10.3.0``, as engines and identities name their builder; empty for another program."""
+    found = re.fullmatch(r"trtexec (\d+\.\d+\.\d+)", text)
+    return found[1] if found else ""
 
 
 def weakly_typed(version: Version) -> bool:

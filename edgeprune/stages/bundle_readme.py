@@ -15,7 +15,7 @@ from edgeprune.records.sbom import SBOM
 from edgeprune.report.page import render_markdown
 from edgeprune.report.verdict import CONNECTED, accuracy_text, accuracy_warning, next_step, verdict_table
 from edgeprune.runtimes.engine_file import BUNDLED
-from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_of
+from edgeprune.runtimes.trtexec_argv import LOOKED_FOR, time_argv, version_named, version_of
 from edgeprune.target import Target
 from edgeprune.target.releases import OLDEST_TENSORRT
 from edgeprune.target.schema import Precision
@@ -61,7 +61,9 @@ def readme(record: BuildRecord, graph: Path) -> str:
     said = {"made": _made(record), "train_on": "" if record.stages.prune.facts.unpruned else TRAIN_ON}
     on_board = target.runtime in ("tensorrt", "trtexec")
     served = sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")})
-    lines = trtexec_lines(target, graph, record.precision, record.channels) if on_board else []
+    device = record.device  # of a range, the lines are for the release that built; the record's target stays the range
+    as_built = target if device is None else target.at_tensorrt(version_named(device.identity.get("runtime", "")))
+    lines = trtexec_lines(as_built, graph, record.precision, record.channels) if on_board else []
     return render_markdown(
         "bundle",
         record=record,
@@ -79,6 +81,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
         served=served,
         serve=serve_lines(TRITON, served),
         by_hand=[shlex.join(line) for line in lines],
+        release=as_built.oldest_tensorrt,
         warning=accuracy_warning(record),
         connected=step.connected if step is not None else "",
         connected_words=CONNECTED,

@@ -685,13 +685,18 @@ def test_whatever_loads_an_engine_takes_the_board_for_itself(tmp_path):
     assert isinstance(trtexec.device, Bench) and set(trtexec.device.beside_the_lock) == {"--help"}
 
 
-@pytest.mark.parametrize("version", [(8, 4, 3), (10, 2, 0), (12, 0, 0)], ids=str)
-def test_an_unknown_version_is_not_available(tmp_path, version):
+@pytest.mark.parametrize(
+    ("version", "jetpack"),
+    [((8, 4, 1), "5.1"), ((8, 2, 1), "5.1"), ((8, 7, 0), "6.1"), ((10, 2, 0), "6.1"), ((12, 0, 0), "")],
+    ids=str,
+)
+def test_an_unknown_version_is_not_available(tmp_path, version, jetpack):
+    """A Xavier has no JetPack behind 5.1; what lies between the known ones is of no Jetson, and 6.1 has the next."""
     trtexec, _ = tool(tmp_path, version)
     found = trtexec.availability()
     assert not found.ok and "10.3 and newer of 10, and 11" in found.detail
-    too_new = version[0] == 12
-    assert found.remedy == ("update edgeprune" if too_new else "install JetPack 6.1 or newer")
+    too_new = not jetpack
+    assert found.remedy == ("update edgeprune" if too_new else f"install JetPack {jetpack} or newer")
     found = TrtExec(Desktop((), ()), program=trtexec._programs[0]).availability()
     assert "Jetson" not in found.detail and "JetPack" not in found.remedy and "apt" not in found.remedy
     assert found.remedy.startswith("update edgeprune" if too_new else "install one of them; the profile names its")
