@@ -12,7 +12,7 @@ import typer
 
 from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, side_to_run, size_option
-from edgeprune.cli.streams import BARS, results_console, say
+from edgeprune.cli.streams import BARS, has_bars, results_console, say
 from edgeprune.input_size import both_sides
 from edgeprune.options import output_file_or_stdout, without_none
 from edgeprune.settings import LARGEST_COUNT, LAUNCHES, STABLE_RETRIES, Benching, Measuring, Sampling
@@ -304,9 +304,9 @@ class Live:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not (enabled and console.is_terminal),
+            disable=not (enabled and has_bars(console)),
         )
-        self._lines = ProgressLines(sys.stderr) if enabled and not console.is_terminal else None
+        self._lines = ProgressLines(sys.stderr) if enabled and not has_bars(console) else None
         self._task = self._bar.add_task("starting", total=None)
         self._first_ms: list[float] = []
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.cli.streams import has_width, results_console
+from edgeprune.cli.streams import has_bars, has_width, results_console
 from edgeprune.input_size import pixels
 from edgeprune.records.show import unfinished_since
 from edgeprune.report.history import change_text, created_text, device_names, figures_text
@@ -91,7 +91,7 @@ class ConsoleReporter:
     def __init__(self) -> None:
         # Made once, because stages redirect both streams into their logs while a bar is on the screen.
         self._console = results_console()
-        self._lines = None if self._console.is_terminal else ProgressLines(sys.stderr)
+        self._lines = None if has_bars(self._console) else ProgressLines(sys.stderr)
         self._live: Progress | None = None
         self._task: Any = None
 

@@ -134,7 +134,22 @@ class _LinesOnly(io.TextIOBase):
             self._stream.write(f"{rest}\n")
         self._line = ""
 
-    def __getattr__(self, name: str) -> Any:  # encoding, fileno
+    # The class above answers these by itself: with nothing, or by refusing to.
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._stream.errors
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure
         return getattr(self._stream, name)
 
 
@@ -331,9 +346,24 @@ def results_console() -> Console:
     return Console(file=results(), highlight=False)
 
 
+def is_screen(console: Console) -> bool:
+    """Whether a console writes to a terminal that knows its width and moves its cursor. Rich takes a pipe for one where
+    ``FORCE_COLOR`` or ``TTY_COMPATIBLE`` asks for colours, and draws nothing on a dumb one (Emacs' shell)."""
+    try:
+        there = console.file.isatty()
+    except ValueError:  # closed
+        return False
+    return there and console.is_terminal and not console.is_dumb_terminal
+
+
+def has_bars(console: Console) -> bool:
+    """Whether Rich draws a bar there that moves: on a screen, unless ``TTY_INTERACTIVE=0`` asks for none."""
+    return is_screen(console) and console.is_interactive
+
+
 def has_width(console: Console) -> bool:
     """Whether somebody said how many columns there are: a terminal, or ``COLUMNS``."""
-    return console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return is_screen(console) or os.environ.get("COLUMNS", "").isdigit()
 
 
 def failing_machine(error: OSError) -> str | None:

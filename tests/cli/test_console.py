@@ -6,11 +6,15 @@ import io
 import re
 import sys
 import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from edgeprune.cli import console
+from edgeprune.cli.bench import Live
 from edgeprune.cli.console import (
     print_doctor,
     print_history,
@@ -20,6 +24,7 @@ from edgeprune.cli.console import (
     print_targets,
     print_verdict,
 )
+from edgeprune.cli.streams import ESCAPES
 from edgeprune.measure.doctor import Finding
 from edgeprune.report.layer_profile import layer_costs_table
 from edgeprune.report.table import Table
@@ -106,6 +111,89 @@ def test_short_work_says_nothing_and_a_stream_that_is_gone_ends_none(capsys: pyt
     lines = console.ProgressLines(gone, first_s=0.0)
     lines.update("long")
     lines.stop()
+
+
+class Stream(io.StringIO):
+    """A stream that is a terminal, or a pipe."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal, self.said_last = terminal, threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self.getvalue().endswith("(3 of 4)\n"):
+            self.said_last.set()
+        return written
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+NO_BARS = {
+    "a pipe": (False, {}),
+    "a pipe, coloured": (False, {"FORCE_COLOR": "1"}),
+    "a pipe that knows colours": (False, {"TTY_COMPATIBLE": "1"}),
+    "a pipe, with bars asked for": (False, {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}),
+    "a dumb terminal": (True, {"TERM": "dumb"}),
+    "a dumb terminal, coloured": (True, {"TERM": "dumb", "FORCE_COLOR": "1", "TTY_INTERACTIVE": "1"}),
+    "a terminal, without bars": (True, {"TTY_INTERACTIVE": "0"}),
+    "a terminal that is said to be none": (True, {"TTY_COMPATIBLE": "0"}),
+}
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, Mapping[str, str]], tuple[Stream, Stream]]:
+    """Both streams as terminals or as pipes, in an environment with nothing else about them."""
+
+    def made(terminal: bool, environment: Mapping[str, str]) -> tuple[Stream, Stream]:
+        for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"TERM": "xterm", **environment}.items():
+            monkeypatch.setenv(name, value)
+        both = Stream(terminal), Stream(terminal)
+        monkeypatch.setattr(sys, "stdout", both[0])
+        monkeypatch.setattr(sys, "stderr", both[1])
+        return both
+
+    return made
+
+
+@pytest.mark.parametrize("drawing", [console.ConsoleReporter, partial(Live, enabled=True)], ids=["build", "bench"])
+@pytest.mark.parametrize(("terminal", "environment"), NO_BARS.values(), ids=list(NO_BARS))
+def test_long_work_shows_lines_and_no_frames_where_no_bar_can_move(
+    streams, drawing, terminal: bool, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LONGEST_PAUSE_S", 1e-3)
+    monkeypatch.setattr(console, "ProgressLines", partial(console.ProgressLines, first_s=1e-3))
+    out, err = streams(terminal, environment)
+    with drawing() as live:
+        for done in range(4):
+            live.progress("timing", done=done, total=4)
+        assert err.said_last.wait(30), err.getvalue()
+    assert out.getvalue() == "" and re.fullmatch(r"(\d+ s: timing \(\d of 4\)\n)+", err.getvalue())
+
+
+@pytest.mark.parametrize("drawing", [console.ConsoleReporter, partial(Live, enabled=True)], ids=["build", "bench"])
+def test_long_work_shows_a_bar_on_a_terminal(streams, drawing) -> None:
+    out, err = streams(True, {})
+    with drawing() as live:
+        for done in range(4):
+            live.progress("timing", done=done, total=4)
+        time.sleep(0.3)
+    assert "timing" in (drawn := out.getvalue() + err.getvalue()) and "\x1b[" in drawn and "(3 of 4)" not in drawn
+
+
+@pytest.mark.parametrize("environment", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1"}], ids=str)
+def test_colours_that_were_asked_for_fold_nothing_in_a_pipe(streams, environment: dict[str, str]) -> None:
+    out, _ = streams(False, environment)
+    sentence = "accuracy between " + "90.7 % and 104.7 %, " * 12 + "no more"
+    figures = [f"{number}.{number}234567 ms" for number in range(9)]
+    print_lines([sentence])
+    print_table(Table.of(("row", *(f"figure {number}" for number in range(9))), [("input 224 × 288 px", *figures)]))
+    plain = ESCAPES.sub("", out.getvalue()).splitlines()
+    assert plain[0] == sentence
+    assert any("input 224 × 288 px" in line and all(figure in line for figure in figures) for line in plain)
 
 
 def test_pip_is_the_one_of_the_interpreter_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:

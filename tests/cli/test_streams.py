@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from edgeprune.artifact import write_atomically
 from edgeprune.cli import app
-from edgeprune.cli.streams import BROKEN_PIPE, Command, failing_machine, refused_write
+from edgeprune.cli.streams import BROKEN_PIPE, UNPRINTABLE, Command, failing_machine, refused_write
 
 MAIN = "from edgeprune.cli import main; main()"
 # A command whose library prints by every way there is: Python's, the descriptor's, and a child's.
@@ -138,6 +138,30 @@ def test_stdout_has_what_the_command_says_and_nothing_that_a_library_prints() ->
     ended = edgeprune("chatty", script=CHATTY)
     assert json.loads(ended.stdout) == {"answer": "×2"}
     assert ended.stderr.decode().split("\n")[:3] == ["from Python", "from C", "from a child"]
+
+
+# A command whose library asks the stream that it prints to what it is, and gives it to a child.
+ASKING = """
+import subprocess, sys
+from edgeprune.cli import app, main, streams
+
+@app.command()
+def asking() -> None:
+    print(sys.stdout.encoding, sys.stdout.errors, sys.stdout.fileno(), sys.stdout.writable(), sys.stdout.isatty())
+    "×".encode(sys.stdout.encoding)
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-c", "print('from a child')"], stdout=sys.stdout, check=True)
+
+streams.register(app)
+main()
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso8859-1"])
+def test_a_library_finds_a_whole_stream_where_it_prints(encoding: str) -> None:
+    ended = edgeprune("asking", script=ASKING, env={"PYTHONIOENCODING": encoding})
+    assert (ended.returncode, ended.stdout) == (0, b""), ended.stderr
+    assert ended.stderr.decode().splitlines() == [f"{encoding} {UNPRINTABLE} 2 True False", "from a child"]
 
 
 def commands(group: Any) -> Iterator[Any]:
