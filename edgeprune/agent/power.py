@@ -233,7 +233,8 @@ def _lock_clocks(note_change: Callable[..., None]) -> str:
     stamp, missing = _stamp_of(stored)
     # It ends with 0 where it could write nothing, or half of it (NVIDIA's scripts of 2020 and 2023). What is not stored
     # cannot be put back: such clocks would stay locked until a reboot.
-    fault = re.search(rf"^.*(?:{re.escape(stored)}: |write error).*$", text, re.M)
+    # The kernel's own files may refuse a write besides, which is no fault of the disk.
+    fault = re.search(rf"^.*(?:{re.escape(stored)}: |write error: (?:No space|Disk quota)).*$", text, re.M)
     if fault or missing or stamp == before:
         if made != 0 and not os.path.isdir(folder[-1]):
             return _why_free(folder, _last_line(said))

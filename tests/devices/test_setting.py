@@ -102,7 +102,7 @@ FULL = "echo jetson_clocks: line 191: echo: write error: No space left on device
     [
         (f': > "$2"; {FULL}', "write error: No space left on device"),
         (f'echo /sys/devices/sys > "$2"; {FULL}', "write error: No space left on device"),
-        (': > "$2"', "clocks.conf: it is empty"),
+        (': > "$2"; echo "line 7: echo: write error: Invalid argument"', "clocks.conf: it is empty"),
         ("true", "the file is as it was"),
         ('echo "jetson_clocks: line 191: $2: Read-only file system" >&2', "clocks.conf: Read-only file system"),
         ('rm "$2"', "clocks.conf: No such file or directory"),
