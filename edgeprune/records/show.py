@@ -151,7 +151,7 @@ def stage_history(directory: Path, stage: str) -> str:
         if (left_by := run_directory_of(directory)) is None:
             raise DataError(
                 f"{shown(directory)}: is a bundle away from its run directory, where alone it is kept why stages ran; "
-                f"give that: edgeprune show RUN_DIRECTORY --why {shown(stage)}"
+                f"give that: edgeprune show RUN_DIRECTORY --why {shlex.quote(shown(stage))}"
             )
         root = left_by
     runs = {run.stage: run for run in read_state(root).stages}
