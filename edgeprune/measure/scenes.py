@@ -207,13 +207,13 @@ def match_labels(
     In the order of the scores, each detection takes the free object of its class that it overlaps most; a second
     detection of one object is wrong.
     """
-    free, matches = set(range(len(truth))), {}
-    for index, detection in enumerate(detections):
-        overlaps = {j: _overlap(detection, truth[j], rotated) for j in free if truth[j].label == detection.label}
-        best = max(overlaps, key=lambda j: (overlaps[j], -j), default=None)
-        if best is not None and overlaps[best] >= MIN_OVERLAP:
+    overlaps = _overlaps(detections, truth, rotated)
+    matches: dict[int, int] = {}
+    for index in range(len(detections) if truth else 0):
+        best = int(overlaps[index].argmax())
+        if overlaps[index, best] >= MIN_OVERLAP:
             matches[index] = best
-            free.remove(best)
+            overlaps[:, best] = 0.0  # no longer free
     return matches
 
 
@@ -226,27 +226,42 @@ def pair_detections(
     """
     if not first or not second:
         return {}
-    overlaps = np.array([[_overlap(a, b, rotated) if a.label == b.label else 0.0 for b in second] for a in first])
+    overlaps = _overlaps(first, second, rotated)
     overlaps[overlaps < MIN_OVERLAP] = 0.0
     rows, columns = linear_sum_assignment(-overlaps)
     return {int(i): int(j) for i, j in zip(rows, columns, strict=True) if overlaps[i, j] > 0}
 
 
-def _overlap(a: Detection, b: Detection, rotated: bool) -> float:
-    """Intersection over union of two boxes; of rotated ones by their corners."""
-    if a.box is None or b.box is None:
-        return 0.0
-    if rotated and a.outlines and b.outlines:
-        import cv2
+def _overlaps(first: Sequence[Detection], second: Sequence[Detection], rotated: bool) -> np.ndarray:
+    """Intersection over union of each box of the one with each of the other, shape (first, second), 0 for another
+    class; of rotated ones by their corners, where their upright boxes meet at all: a crowd has a million pairs."""
+    (labels, boxes), (other_labels, others) = map(_as_arrays, (first, second))
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    both = (high - low).clip(0.0).prod(-1)
+    areas, other_areas = ((one[:, 2:] - one[:, :2]).prod(-1) for one in (boxes, others))
+    union = areas[:, None] + other_areas[None, :] - both
+    alike = (labels[:, None] == other_labels[None, :]) & (union > 0)
+    found = np.divide(both, union, out=np.zeros_like(both), where=alike)
+    for i, j in zip(*np.nonzero(found), strict=True) if rotated else ():
+        if first[i].outlines and second[j].outlines:
+            found[i, j] = _overlap_of_corners(first[i], second[j])
+    return found
 
-        corners_a, corners_b = (np.array(box.outlines[0], np.float32) for box in (a, b))
-        both = float(cv2.intersectConvexConvex(corners_a, corners_b)[0])
-        union = float(cv2.contourArea(corners_a)) + float(cv2.contourArea(corners_b)) - both
-        return both / union if union > 0 else 0.0
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    both = max(width, 0.0) * max(height, 0.0)
-    union = sum((right - left) * (bottom - top) for left, top, right, bottom in (a.box, b.box)) - both
+
+def _as_arrays(detections: Sequence[Detection]) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, shape (n,), and boxes, shape (n, 4); a detection without a box has one of no size."""
+    boxes = [one.box or (0.0, 0.0, 0.0, 0.0) for one in detections]
+    return np.array([one.label for one in detections]), np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _overlap_of_corners(a: Detection, b: Detection) -> float:
+    """Intersection over union of two rotated boxes."""
+    import cv2
+
+    corners_a, corners_b = (np.array(box.outlines[0], np.float32) for box in (a, b))
+    both = float(cv2.intersectConvexConvex(corners_a, corners_b)[0])
+    union = float(cv2.contourArea(corners_a)) + float(cv2.contourArea(corners_b)) - both
     return both / union if union > 0 else 0.0
 
 
