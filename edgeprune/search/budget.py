@@ -33,6 +33,7 @@ from edgeprune.samples.gates import (
 )
 from edgeprune.search.bench import SiteBench, timing_bench
 from edgeprune.search.diagnosis import Diagnostician
+from edgeprune.search.inputs import refuse_untrainable
 from edgeprune.search.planner import Planner
 from edgeprune.search.prober import Prober, Start
 from edgeprune.search.probing import (
@@ -109,6 +110,7 @@ class BudgetSearch:
         other_levers: the command that tells what other levers bring for the same budget, as
             :func:`edgeprune.search.inputs.frontier_command` writes it; the search knows copies of what was given. Empty
             where there is none to name.
+        to_train: what is found is fine-tuned: a checkpoint that cannot be is refused once something is to be pruned.
     """
 
     def __init__(
@@ -119,9 +121,10 @@ class BudgetSearch:
         dataset: Dataset | None = None,
         importance: str | None = None,
         other_levers: str = "edgeprune frontier --help",
+        to_train: bool = False,
     ) -> None:
         target = site.target
-        self.other_levers = other_levers
+        self.other_levers, self.to_train = other_levers, to_train
         self.site, self.source, self.folder, self.dataset = site, source, folder, dataset
         self.bench = SiteBench(site, source, dataset)
         self.timing = timing_bench(site, source, dataset)
@@ -217,6 +220,7 @@ class BudgetSearch:
 
         Raises:
             TargetError: the budget is out of reach; says how far one gets and which layers hold it.
+            DataError: ``to_train``, and the checkpoint cannot be trained.
         """
         site, budget = self.site, self.site.target.budget
         diagnose = diagnose and site.target.prune.diagnose
@@ -231,6 +235,8 @@ class BudgetSearch:
         if start.used_high <= BUDGET_WINDOW[1]:  # fast enough as it is: a plan that keeps every channel
             files, plan = self.keep_all()
             return PlanFound(files, plan, (), 1.0, None, self._gate(_unpruned_gate(budget, start.gate)))
+        if self.to_train:
+            refuse_untrainable(self.source)
         self.pruner.refuse_fixed()
         planner = self.planner(cache)
         fit = planner.profile.fit

@@ -18,7 +18,7 @@ from edgeprune.records.gates import macs_gate
 from edgeprune.report.diagnosis import warning_text
 from edgeprune.samples.gates import MET_UNPRUNED, Gate, Verdict, info_gate, pending_gate, unpruned_gate
 from edgeprune.stages.base import Build, Judgement, Output, Stage, artifacts_of, judgement_of
-from edgeprune.stages.baseline import source_checkpoint, within_budget_unpruned
+from edgeprune.stages.baseline import source_checkpoint
 from edgeprune.stages.sparsify import importance_to_prune, record_to_prune
 from edgeprune.target import Budget
 from edgeprune.workspace import Key, Record
@@ -53,8 +53,6 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
     from edgeprune.search.inputs import refuse_untrainable
 
     source = checkpoint.load(record_to_prune(build).path("model"))
-    if not (build.target.budget.asks_nothing or within_budget_unpruned(build)):
-        refuse_untrainable(source)  # before the search: what it finds is fine-tuned
     search = BudgetSearch(
         build.site,
         source,
@@ -62,6 +60,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
         build.dataset,
         importance_to_prune(build),
         other_levers=build.other_levers(source_checkpoint(build)),
+        to_train=True,
     )
     budget, limit = build.target.budget, search.macs_limit
     probes: tuple[ProbeFacts, ...] = ()
@@ -78,6 +77,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[PruneFacts]:
             )
         files, plan = search.prune_by_macs(budget.value)
     elif not build.site.usable:
+        refuse_untrainable(source)
         stand_in = min(build.target.prune.planning_macs_speed_up, limit)
         files, plan = search.prune_by_macs(stand_in)
     else:

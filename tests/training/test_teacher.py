@@ -14,12 +14,14 @@ from edgeprune import checkpoint, cli
 from edgeprune.data.digits import CLASSES
 from edgeprune.errors import DataError, SettingError, TargetError
 from edgeprune.frontier.run import frontier
+from edgeprune.search.budget import BudgetSearch
 from edgeprune.settings import Finetuning, TrainSettings, hours_from
 from edgeprune.stages.inputs import read_inputs
 from edgeprune.sweep.run import sweep
 from edgeprune.target import load_target
 from edgeprune.training.finetune import finetune
 from edgeprune.training.iterative import prune_in_rounds
+from tests.search.devices import StandIn, stand_in_site
 from tests.training.narrow import narrow_checkpoint
 
 
@@ -130,6 +132,15 @@ def test_what_is_only_compiled_need_not_be_trainable(fused: Path, digits: Path, 
     own = load_target(profile(tmp_path, "{epochs: 1}"))
     for kind, value in (("speed_up", 1.0), ("latency_ms", 100.0)):
         assert read_inputs(own.with_budget(kind, value), fused, digits, trust=False).weights.path == fused
+
+
+def test_what_misses_a_budget_in_ms_and_cannot_be_trained_is_refused_before_the_first_probe(
+    fused: Path, tmp_path: Path
+) -> None:
+    site = stand_in_site(load_target(profile(tmp_path, "{epochs: 1}")), StandIn(0.5, 0.1))
+    search = BudgetSearch(site, checkpoint.load(fused), tmp_path / "s", to_train=True)
+    with pytest.raises(DataError, match=r"fused\.pt: the model was fused"):
+        search.search(tmp_path, None, start_used=1.3)
 
 
 def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path, tmp_path: Path) -> None:
