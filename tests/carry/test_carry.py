@@ -553,10 +553,8 @@ def test_a_board_with_a_newer_tensorrt_runs_the_commands_of_its_generation(
     done, _ = measured(run, tmp_path / "device", f"orin-nano,tensorrt={version}")
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "run").mkdir()
-    waited = (run / "bundle/README.md").read_text()
     record, bundle = import_results(tmp_path / "device" / "results.tar", copied(run, tmp_path / "run"))
     assert record.device is not None and record.device.identity["runtime"] == f"trtexec {version}"
-    assert "The lines are for TensorRT 10.3, the oldest that the target allows" in waited
     assert f"The lines are for TensorRT {version}, which built the engine" in (bundle / "README.md").read_text()
     assert record.target == read_build(run).target  # which the same build command compares with its own
     assert Verdict.PENDING not in [gate.verdict for gate in record.gates]
