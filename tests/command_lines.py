@@ -72,7 +72,7 @@ def named_in(text: str) -> Iterator[Named]:
             continue
         group = hasattr(command, "commands") and not command.invoke_without_command
         before, line = text[: found.start()], " ".join(["edgeprune", *words])
-        introduced = text.strip(BEHIND) == line or re.search(r"(?:[:\n`]|&&)\s*$", before) is not None
+        introduced = text.strip(BEHIND) == line or re.search(r"(?:[:\n]|&&)\s*$", before) is not None
         yield Named(words, bool(left) or (introduced and not group))
 
 
