@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
@@ -18,6 +19,9 @@ from edgeprune.options import command_line, named, options_of_command
 from edgeprune.reading import is_file, shown
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Budget, Target
+
+if TYPE_CHECKING:
+    from edgeprune.training.model_yaml import ModelDescription
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,19 @@ def read_inputs(
     return Inputs(target, size, source, None)
 
 
-def refuse_lacking_head(source: Checkpoint, target: Target, *, known: bool) -> None:
+def refuse_lacking_head(source: Checkpoint | ModelDescription, target: Target, *, known: bool) -> None:
     """Raise ``TargetError`` where the target exports a head that the model has not, hours after it was pruned.
 
     Args:
-        source: of one head or two; ``fuse()`` leaves one of two.
+        source: of one head or two; ``fuse()`` leaves one of two. A classifier has no boxes that NMS could sort.
         target: what it is exported for.
         known: whether its release of TensorRT is that of a device; else the model has to have a head for none of the
             releases that the profile allows.
     """
     from edgeprune.pruning.heads import ships_end_to_end
 
+    if target.export.nms and source.task == "classify":
+        raise TargetError(f"export.nms: true: {source.path} is a classifier, and NMS is for detectors; leave it out")
     refused: list[TargetError] = []
     heads = (target.exported_head,) if known else target.possible_heads
     with options_of_command(None):  # it is the profile's key
@@ -101,7 +107,7 @@ def refuse_lacking_head(source: Checkpoint, target: Target, *, known: bool) -> N
         raise TargetError(f"export: {refused[0]}") from refused[0]
 
 
-def refuse_untrainable(source: Checkpoint) -> None:
+def refuse_untrainable(source: Checkpoint | ModelDescription) -> None:
     """Raise ``DataError`` for a checkpoint that cannot be trained, where it would be after it was pruned for hours."""
     from edgeprune.pruning.heads import refuse_untrainable_head
 
@@ -155,11 +161,11 @@ def read_dataset(
     """
     if target.budget.scope == "end_to_end" and task != "detect":
         raise TargetError(f"budget.scope: end_to_end is known for detectors; a {task} model allows model")
-    if target.budget.scope == "end_to_end" and source is not None and source.channels != 3:
-        raise TargetError(
-            f"budget.scope: end_to_end is known for RGB; a model of {source.channels} channels allows model"
-        )
+    if source is not None:
+        _refuse_frames_of(source.channels, target)
     dataset = Dataset.load(data, task=task, need=sorted(set(splits)), trust=trust)
+    if source is None:  # it is trained for the data set's, whatever it says itself
+        _refuse_frames_of(dataset.channels, target)
     if target.precision.startswith("int8"):
         from edgeprune.export.int8 import calibration_warnings
 
@@ -169,6 +175,11 @@ def read_dataset(
     return dataset.seen_by(
         source.names, channels=source.channels, kpt_shape=source.kpt_shape, single_cls=source.single_cls
     )
+
+
+def _refuse_frames_of(channels: int, target: Target) -> None:
+    if target.budget.scope == "end_to_end" and channels != 3:
+        raise TargetError(f"budget.scope: end_to_end is known for RGB; a model of {channels} channels allows model")
 
 
 @options_of_command(None)  # what it refuses is called by the profile's keys
@@ -192,12 +203,16 @@ def require_training_arguments(target: Target, sections: Mapping[str, Training |
 
 
 @options_of_command(None)
-def require_prunable(target: Target, model: Checkpoint | None) -> None:
+def require_prunable(target: Target, model: Checkpoint | ModelDescription | None) -> None:
     """Raise ``TargetError`` where a profile's ``prune`` names what is not there, before anything is measured.
 
     Args:
         target: its criterion, and its globs of layers.
-        model: what is pruned; None for a model description, whose layers are not looked at.
+        model: what is pruned; None where it is not known. A description is trained for hours before it is pruned: its
+            layers are looked at whatever the profile names.
+
+    Raises:
+        StageError: a layer of a description cannot be followed.
     """
     from edgeprune.pruning.criteria import importance_named
     from edgeprune.pruning.pruner import AUTO, Pruner
@@ -206,7 +221,8 @@ def require_prunable(target: Target, model: Checkpoint | None) -> None:
     try:
         if wanted.importance != AUTO:
             importance_named(wanted.importance)
-        if model is not None and (wanted.ignore or wanted.max_ratio):  # globs that match nothing
+        described = model is not None and not isinstance(model, Checkpoint)
+        if model is not None and (described or wanted.ignore or wanted.max_ratio):  # globs that match nothing
             Pruner(model.model, target.imgsz, ignore=wanted.ignore, max_ratio=wanted.max_ratio)
     except TargetError as error:
         raise TargetError(f"profile {target.name}: prune: {error}") from error
@@ -235,15 +251,14 @@ def frontier_command(
 
 
 def require_teacher(
-    target: Target, dataset: Dataset, task: str, student: Checkpoint | None, *, trust: bool = False
+    target: Target, dataset: Dataset, student: Checkpoint | ModelDescription, *, trust: bool = False
 ) -> None:
     """Raise ``DataError`` where this student cannot be taught as the profile says.
 
     Args:
         target: its ``finetune.teacher``; the student, which teaches where none is named, is known to fit itself.
         dataset: of the training.
-        task: of the student.
-        student: None for a model description.
+        student: of the dataset's classes, which a description is trained for.
         trust: load a teacher that holds foreign classes.
     """
     from edgeprune.training.finetune import load_teacher, refuse_features
@@ -251,19 +266,19 @@ def require_teacher(
     section = target.finetune
     for teaching in (section if section.distill else None, target.qat):
         if teaching is not None:
-            refuse_features(task, teaching)
+            refuse_features(student.task, teaching)
     if not section.distill or section.teacher is None:
         return
     try:
         load_teacher(
             section.teacher,
-            task,
+            student.task,
             dataset.names,
             section,
             channels=dataset.channels,
             kpt_shape=dataset.kpt_shape,
             trust=trust,
-            student=None if student is None else student.model,
+            student=student.model,
         )
     except DataError as error:
         sought = "" if is_file(Path(section.teacher)) else "; looked for beside the profile that states it, and here"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune import checkpoint
 from edgeprune.checkpoint import Checkpoint
@@ -27,6 +28,9 @@ from edgeprune.search.inputs import (
 from edgeprune.stages.base import Weights
 from edgeprune.stages.buildable import require_buildable, trainings_of
 from edgeprune.target import Budget, Target
+
+if TYPE_CHECKING:
+    from edgeprune.training.model_yaml import ModelDescription
 
 MODEL_DESCRIPTIONS = (".yaml", ".yml")
 
@@ -65,24 +69,26 @@ def read_inputs(
         TargetError: the target asks for what they do not allow.
         DeviceError: it trains INT8, and ModelOpt is not installed.
     """
-    source, stride, loaded = _read_weights(weights, trust)
+    model = _read_weights(weights, trust)
+    loaded = model if isinstance(model, Checkpoint) else None
     trained = None if loaded is None else loaded.trained_imgsz
-    size = input_size(trained, stride, source.task, command=imgsz, profile=target.stated_imgsz)
+    size = input_size(trained, model.stride, model.task, command=imgsz, profile=target.stated_imgsz)
     target = target.with_overrides(imgsz=size.side)
     require_buildable(target, pretrains=loaded is None)
     if target.qat is not None:
         from edgeprune.export.modelopt import require_modelopt
 
         require_modelopt()
-    _require_possible(target, loaded)
+    _require_possible(target, model)
     splits = {"train", "val", target.accuracy.split}
-    dataset = read_dataset(target, data, source.task, splits, loaded, trust=trust)
+    dataset = read_dataset(target, data, model.task, splits, loaded, trust=trust)
     dataset.say_trained_on(dataset.judging_split(target.accuracy.split))
     if loaded is None and target.pretrain.train.get("single_cls"):
         dataset = dataset.of_one_class()
-    require_teacher(target, dataset, source.task, loaded, trust=trust)
-    _require_same_classes(target, source.path, dataset)
-    return Inputs(target, size, source, dataset)
+    require_teacher(target, dataset, model, trust=trust)
+    _require_same_classes(target, model.path, dataset)
+    digest = model.sha256 if isinstance(model, Checkpoint) else model.digest
+    return Inputs(target, size, Weights(model.path, digest, model.task), dataset)
 
 
 def _require_same_classes(target: Target, weights: Path, dataset: Dataset) -> None:
@@ -112,32 +118,29 @@ def _train_first(weights: Path, dataset: Dataset, single_cls: str) -> str:
     return f"make it a model of {classes} first: {files} --train single_cls={single_cls}"
 
 
-def _require_possible(target: Target, loaded: Checkpoint | None) -> None:
+def _require_possible(target: Target, model: Checkpoint | ModelDescription) -> None:
     """Raise ``TargetError`` for what a profile may say and only a later stage would refuse, hours from now; likewise
-    ``StageError`` for a weight of two layers, and ``DataError`` for a checkpoint that cannot be trained."""
+    ``StageError`` for a model that cannot be narrowed, and ``DataError`` for a checkpoint that cannot be trained."""
     from edgeprune.pruning.trace import refuse_shared_weights
 
-    if loaded is not None:
-        refuse_shared_weights(loaded.model)
-        refuse_lacking_head(loaded, target, known=False)  # else the baseline, which is exported first, refuses it
-        in_ms = target.budget.kind == "latency_ms"  # which the model may meet as it is: the stage prune asks then
-        if target.qat is not None or not (in_ms or target.budget.asks_nothing):
-            refuse_untrainable(loaded)
-    require_prunable(target, loaded)
-    require_training_arguments(target, trainings_of(target, loaded is None))
+    refuse_shared_weights(model.model)
+    refuse_lacking_head(model, target, known=False)  # else the baseline, which is exported first, refuses it
+    in_ms = target.budget.kind == "latency_ms"  # which the model may meet as it is: the stage prune asks then
+    if target.qat is not None or not (in_ms or target.budget.asks_nothing):
+        refuse_untrainable(model)
+    require_prunable(target, model)
+    require_training_arguments(target, trainings_of(target, not isinstance(model, Checkpoint)))
 
 
-def _read_weights(weights: str | Path, trust: bool) -> tuple[Weights, int, Checkpoint | None]:
-    """The weights, the model's stride, and the checkpoint; None for a model description."""
+def _read_weights(weights: str | Path, trust: bool) -> Checkpoint | ModelDescription:
+    """The checkpoint, or what a model description says."""
     suffix = Path(weights).suffix.lower()
     if suffix in MODEL_DESCRIPTIONS:
         from edgeprune.training.model_yaml import read_model_yaml
 
-        model = read_model_yaml(weights)
-        return Weights(model.path, model.digest, model.task), model.stride, None
+        return read_model_yaml(weights)
     if suffix == ".pt":
-        loaded = checkpoint.load(weights, trust=trust)
-        return Weights(loaded.path, loaded.sha256, loaded.task), loaded.stride, loaded
+        return checkpoint.load(weights, trust=trust)
     if not is_file(Path(weights)) and exists(Path(weights)):
         raise DataError(f"--weights {missing_model(Path(weights), '.pt')}")
     instead = checkpoint.the_checkpoint_instead(weights)

@@ -253,7 +253,7 @@ def require_training(
     if jobs == "here":
         require_training_arguments(target, {"finetune": target.finetune, "qat": target.qat})
         for student in students:
-            require_teacher(target, dataset, student.task, student, trust=trust)
+            require_teacher(target, dataset, student, trust=trust)
     elif teacher is not None and not is_file(Path(teacher)):
         reporter.note(
             f"finetune.teacher: {teacher} is no file of this machine: points that are there already are taken as they "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, first_line
 from edgeprune.families import family_of, refuse_foreign_head
@@ -26,12 +28,15 @@ class ModelDescription:
         digest: SHA-256 of its resolved content, scale included.
         task: ``detect``, ``segment``, ``pose``, ``obb`` or ``classify``.
         stride: coarsest stride in pixels.
+        model: what is built from it, with random weights, for the classes and channels that the YAML says: those of the
+            data set that it is trained on take their place.
     """
 
     path: Path
     digest: str
     task: str
     stride: int
+    model: nn.Module = field(repr=False, compare=False)
 
 
 def read_model_yaml(source: str | Path) -> ModelDescription:
@@ -63,7 +68,8 @@ def read_model_yaml(source: str | Path) -> ModelDescription:
     except Exception as error:  # Ultralytics raises whatever its parser met
         raise _no_model(source, error) from error
     content.pop("yaml_file", None)
-    return ModelDescription(Path(source), digest_of(content), family_of(network, source).task, max(stride, 32))
+    task = family_of(network, source).task
+    return ModelDescription(Path(source), digest_of(content), task, max(stride, 32), network.float().eval())
 
 
 def _no_model(source: str | Path, error: Exception) -> DataError:

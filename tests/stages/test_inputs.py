@@ -10,17 +10,20 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
-from edgeprune.errors import EdgepruneError, TargetError
+from edgeprune.errors import EdgepruneError, StageError, TargetError
+from edgeprune.frontier.run import frontier
 from edgeprune.options import named, options_of_command
 from edgeprune.search import inputs as search_inputs
 from edgeprune.search.run import profile as profile_layers
+from edgeprune.search.run import search
 from edgeprune.stages import finetune, pretrain, qat, sparsify
 from edgeprune.stages.buildable import require_buildable
 from edgeprune.stages.inputs import levers_command, read_inputs
 from edgeprune.sweep.point import Pruned
-from edgeprune.sweep.run import require_trainable
+from edgeprune.sweep.run import require_trainable, sweep
 from edgeprune.sweep.steps import RealSteps
 from edgeprune.target import load_target, shipped_targets
+from tests.situations.models import model, saved
 from tests.training.narrow import narrow_checkpoint
 
 NAMES = [str(digit) for digit in range(10)]
@@ -137,6 +140,65 @@ def test_a_head_that_the_model_has_not_is_refused_before_it_is_pruned(data: Path
     for read in (read_inputs, search_inputs.read_inputs):
         with pytest.raises(TargetError, match=r"^export: head end-to-end: the model has no end-to-end head; auto, raw"):
             read(load_target(profile), weights, data, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("description", "said", "channels", "word"),
+    [
+        ("yolov8n", "budget: {speed_up: 1.5, scope: end_to_end}", 1, "end_to_end is known for RGB; a model of 1 chan"),
+        ("yolov8n", "export: {head: end-to-end}", 3, "^export: head end-to-end: the model has no end-to-end head"),
+        ("yolov8n-cls", "export: {nms: true}", 3, "^export.nms: true: yolov8n-cls.yaml is a classifier, .*leave it"),
+        ("yolov8n", "prune: {ignore: ['nowhere.*']}", 3, "prune: ignore: 'nowhere\\.\\*' matches no module"),
+        ("yolov8n", "prune: {max_ratio: {'model.99.*': 0.5}}", 3, "prune: max_ratio: 'model\\.99\\.\\*' matches no"),
+        ("yolo26n", "finetune: {teacher: 'TEACHER'}", 3, "finetune.teacher: .*name a teacher of the student's family"),
+    ],
+)
+def test_a_description_is_refused_before_it_is_trained_for_hours(
+    description: str, said: str, channels: int, word: str, data: Path, tmp_path: Path
+) -> None:
+    teacher = narrow_checkpoint(tmp_path / "teacher.pt", names=NAMES) if "TEACHER" in said else tmp_path
+    profile, listed = tmp_path / "profile.yaml", data.with_name(f"{channels}.yaml")
+    profile.write_text(f"extends: cpu\ndescription: Wrong\n{said.replace('TEACHER', str(teacher))}\n")
+    listed.write_text(f"{data.read_text()}\nchannels: {channels}\n")
+    with pytest.raises(EdgepruneError, match=word) as refused:
+        read_inputs(load_target(profile), f"{description}.yaml", listed, trust=False)
+    assert refused.value.exit_code == 2
+
+
+def test_a_description_that_fits_is_built(data: Path, tmp_path: Path) -> None:
+    profile, teacher = tmp_path / "profile.yaml", narrow_checkpoint(tmp_path / "teacher.pt", names=NAMES)
+    said = "budget: {speed_up: 1.5, scope: end_to_end}\nprune: {ignore: ['model.0.*']}\nexport: {nms: true}"
+    profile.write_text(f"extends: cpu\ndescription: Ours\n{said}\nfinetune: {{teacher: '{teacher}'}}\n")
+    found = read_inputs(load_target(profile), "yolov8n.yaml", data, trust=False)
+    assert not found.weights.trained and found.target.imgsz == 640
+
+
+def test_a_description_whose_layers_cannot_be_followed_is_refused_before_it_is_trained(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untraceable(*_: object) -> None:
+        raise StageError("model.3: cannot be followed")
+
+    monkeypatch.setattr("edgeprune.pruning.pruner.trace_model", untraceable)
+    with pytest.raises(StageError, match="cannot be followed"):
+        read_inputs(load_target("cpu"), "yolov8n.yaml", data, trust=False)
+
+
+def test_nms_of_a_classifier_is_refused_by_its_key_in_every_command(data: Path, tmp_path: Path) -> None:
+    profile, out = tmp_path / "profile.yaml", tmp_path / "out"
+    profile.write_text("extends: cpu\ndescription: Wrong\nexport: {nms: true}\n")
+    weights = saved(model("classify"), tmp_path / "w.pt")
+    given: Any = {"data": data, "out": out, "epochs": 0}
+    for command in (
+        lambda: read_inputs(load_target(profile), weights, data, trust=False),
+        lambda: profile_layers(profile, weights, data, cache=None),
+        lambda: search(profile, weights, data, output=tmp_path / "found.pt", speed_up=1.5),
+        lambda: sweep(profile, weights, budgets=[("speed_up", 1.5)], **given),
+        lambda: frontier(profile, weights, kind="speed_up", budgets=[1.5], **given),
+    ):
+        with pytest.raises(TargetError, match=r"^export\.nms: true: .*w\.pt is a classifier, .*leave it out$"):
+            command()
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
