@@ -249,7 +249,7 @@ class FrontierRun:
         assert inputs.dataset is not None  # it was given
         self.target, self.source, self.dataset = inputs.target, inputs.source, inputs.dataset
         require_prunable(self.target, self.source)
-        self.sources = checkpoints_apart(self.source, also, "--also", trust=trust)
+        self.sources = checkpoints_apart(self.source, also, "--also", self.target, trust=trust, reporter=self.reporter)
         self.epochs = self.target.finetune.epochs if epochs is None else epochs
         self.metric = metric_name(self.source.task)
         self.reporter.note(str(inputs.size))

@@ -19,7 +19,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.dataset.class_names import first_differences, same_classes
 from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
-from edgeprune.input_size import Size
+from edgeprune.input_size import Size, pixels
 from edgeprune.measure.names import names_apart
 from edgeprune.options import exact
 from edgeprune.progress import Progress, Reporter, one_run, reporter_of
@@ -109,7 +109,7 @@ def sweep(
     reporter.note(str(inputs.size))
     assert dataset is not None  # it was given
     require_prunable(target, source)
-    sources = checkpoints_apart(source, unpruned, "--unpruned", trust=trust)
+    sources = checkpoints_apart(source, unpruned, "--unpruned", target, trust=trust, reporter=reporter)
     if epochs != 0:
         require_training(target, dataset, [source], jobs, trust=trust, reporter=reporter)
     if jobs == "ray":  # the device is another node's
@@ -172,19 +172,28 @@ def with_teacher_found(target: Target) -> Target:
 
 
 def checkpoints_apart(
-    source: Checkpoint, others: str | Path | Sequence[str | Path], option: str, *, trust: bool
+    source: Checkpoint,
+    others: str | Path | Sequence[str | Path],
+    option: str,
+    target: Target,
+    *,
+    trust: bool,
+    reporter: Reporter,
 ) -> dict[str, Checkpoint]:
-    """Every checkpoint under a name of its own, the one that is asked about first.
+    """Every checkpoint under a name of its own, the one that is asked about first; says which was trained at another
+    size than all are measured at.
 
     Args:
         source: the one that is asked about.
         others: paths of further ones; a single path may stand for itself.
         option: that names them, for messages.
+        target: what all of them are measured on, with the size of the one that is asked about.
         trust: load them with foreign classes.
+        reporter: who watches.
 
     Raises:
-        TargetError: one is given twice.
-        DataError: one cannot be read, or is of another task or other classes.
+        TargetError: one is given twice, does not take the target's size, or lacks the head that it exports.
+        DataError: one cannot be read, or is of another task, other classes or channels.
     """
     found = [source]
     for path in paths_of(others):
@@ -200,6 +209,21 @@ def checkpoints_apart(
             raise DataError(f"{option} {path}: {differ}; models are compared that find the same")
         if any(other.path.resolve() == one.path.resolve() for one in found):
             raise TargetError(f"{option} {path}: this checkpoint is given twice; leave it out here")
+        if other.channels != source.channels:
+            raise DataError(
+                f"{option} {path}: it takes images of {other.channels} channels, and {source.path} of "
+                f"{source.channels}; models are compared on the same images"
+            )
+        try:
+            size = other.size_for(profile=target.imgsz)
+            refuse_lacking_head(other, target, known=False)
+        except TargetError as error:
+            raise TargetError(f"{option} {path}: {error}") from error
+        if size.trained and size.differs:
+            reporter.note(
+                f"warning: {option} {path}: input {pixels(size.side)}, as for {source.path}; the weights were trained "
+                f"at {pixels(size.trained)}"
+            )
         found.append(other)
     return dict(zip(names_apart([one.path.with_suffix("") for one in found]), found, strict=True))
 
