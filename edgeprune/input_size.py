@@ -4,7 +4,7 @@
 2. What the profile says. Shipped profiles leave ``imgsz`` out (only the demo's, which trains from scratch, has one), so
    a profile that states it means it.
 3. What the weights were trained at.
-4. :data:`DEFAULT_SIDE`, where the weights do not say, and for a model description, which nobody has trained yet.
+4. :func:`default_side`, where the weights do not say, and for a model description, which nobody has trained yet.
 
 A size other than the trained one is never silent: whoever runs at it says so (:meth:`InputSize.__str__`), and a build
 measures the unpruned model at both.
@@ -23,7 +23,9 @@ from edgeprune.options import named
 Size = int | tuple[int, int]
 """Pixels: the side of a square, or height and width of a rectangle. What this module gives is a number for a square."""
 DEFAULT_SIDE = 640
-"""Pixels; what Ultralytics trains at unless told otherwise."""
+"""Pixels; what Ultralytics trains at unless told otherwise, but classifiers."""
+CLASSIFIER_SIDE = 224
+"""Pixels; what its trainer of classifiers trains at unless told otherwise."""
 STRIDE = 32
 """Pixels; the coarsest stride of every Ultralytics detector: it trains at multiples of this, also where the model's own
 is less, and pads what is none."""
@@ -169,7 +171,12 @@ def input_size(
     for origin, size in said.items():
         if size is not None:
             return InputSize(taken_size(size, stride, task), origin, trained)
-    return InputSize(taken_size(DEFAULT_SIDE, stride, task), "default", trained)
+    return InputSize(taken_size(default_side(task), stride, task), "default", trained)
+
+
+def default_side(task: str) -> int:
+    """What Ultralytics trains a model of this task at unless told otherwise, in pixels."""
+    return CLASSIFIER_SIDE if task == "classify" else DEFAULT_SIDE
 
 
 def taken_size(imgsz: Size | Sequence[int], stride: int, task: str) -> Size:

@@ -278,7 +278,7 @@ class Run(Settings):
 
     @property
     def side(self) -> Size:
-        """``imgsz``, or Ultralytics' own 640 for a model that nobody has trained at any size."""
+        """``imgsz``, or Ultralytics' own 640; every training has it put in, by the task of its model."""
         return DEFAULT_SIDE if self.imgsz is None else plain(self.imgsz)
 
 

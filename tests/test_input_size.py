@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
+from ultralytics.models.yolo.classify import ClassificationTrainer
 
 from edgeprune import checkpoint
 from edgeprune.cli import app
 from edgeprune.cli.sizes import side_to_run
 from edgeprune.data.digits import write_digits
 from edgeprune.dataset import Dataset
-from edgeprune.errors import StageError, TargetError
+from edgeprune.errors import DataError, StageError, TargetError
 from edgeprune.export.onnx import describe_onnx, onnx_from_checkpoint
-from edgeprune.input_size import DEFAULT_SIDE, InputSize, Size, input_size, pixels, plain, size_from
+from edgeprune.frontier import run as frontier_run
+from edgeprune.frontier.run import frontier
+from edgeprune.input_size import CLASSIFIER_SIDE, DEFAULT_SIDE, InputSize, Size, input_size, pixels, plain, size_from
 from edgeprune.measure.accuracy import subject_of
 from edgeprune.measure.graphs import graph_of
+from edgeprune.progress import Silent
 from edgeprune.pruning.api import prune
 from edgeprune.search.inputs import read_inputs as read_for_search
 from edgeprune.serial import from_json, to_json
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.inputs import read_inputs as read_for_build
+from edgeprune.sweep import run as sweep_run
+from edgeprune.sweep.run import checkpoints_apart, sweep
 from edgeprune.target import Target, default_target, load_target, shipped_targets
+from edgeprune.training.pretrain import pretrain
 from edgeprune.training.sizes import sized
 from tests.situations import models
 
@@ -54,6 +66,44 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_who_decides(said: dict[str, int], size: InputSize) -> None:
     assert input_size(said.pop("trained", None), 32, "detect", **said) == size
+
+
+class Enough(Exception):
+    """Ends a call where it got far enough."""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """A classification data set of two classes."""
+    for split, name in itertools.product(("train", "val", "test"), ("cat", "dog")):
+        (tmp_path / "d" / split / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (64, 64), (60 * index, 0, 0)).save(tmp_path / "d" / split / name / f"{index}.png")
+    return tmp_path / "d"
+
+
+def test_a_classifier_has_the_size_that_ultralytics_trains_it_at_where_nobody_says_one(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(_: object, cfg: object, overrides: dict[str, int], *__: object) -> None:
+        raise Enough(overrides["imgsz"])
+
+    def trains(work: object, source: str, *, settings: TrainSettings, **_: object) -> None:
+        raise Enough(settings.imgsz)
+
+    with monkeypatch.context() as patched, pytest.raises(Enough, match=r"^224$"):
+        patched.setattr("ultralytics.engine.trainer.BaseTrainer.__init__", told)
+        ClassificationTrainer(overrides={})
+    monkeypatch.setattr("edgeprune.training.pretrain.run_training", trains)
+    for imgsz, side in ((None, CLASSIFIER_SIDE), (64, 64)):
+        settings, out, work = TrainSettings(imgsz=imgsz), tmp_path / "out", tmp_path / "work"
+        with pytest.raises(Enough, match=f"^{side}$"):
+            pretrain("yolov8n-cls.yaml", data=folders, out=out, settings=settings, work=work)
+    assert read_for_build(load_target("cpu"), "yolov8n-cls.yaml", folders, False).target.imgsz == CLASSIFIER_SIDE
+    silent = models.saved(models.model("classify"), tmp_path / "w.pt", train_args={"imgsz": None})
+    assert checkpoint.load(silent).size_for() == InputSize(CLASSIFIER_SIDE, "default", None)
+    assert prune(models.model("classify"), ratio=0.2, importance="lamp").size.side == CLASSIFIER_SIDE
+    assert prune(models.model(), ratio=0.2, importance="lamp").size.side == DEFAULT_SIDE
 
 
 def test_another_size_than_the_trained_one_is_a_warning_with_both() -> None:
@@ -221,6 +271,72 @@ def test_running_a_checkpoint_at_another_size_is_said_beside_the_results(
     assert side_to_run(weights, TRAINED) == TRAINED
     assert side_to_run(Path("model.onnx"), 64) == 64
     assert capsys.readouterr() == ("", "")
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def sweep_beside(other: Path, given: Mapping[str, Any], heard: Heard) -> None:
+    sweep("cpu", **given, budgets=[("speed_up", 1.5)], unpruned=other, progress=heard)
+
+
+def frontier_beside(other: Path, given: Mapping[str, Any], heard: Heard) -> None:
+    frontier("cpu", **given, kind="speed_up", budgets=[1.5], also=other, progress=heard)
+
+
+@pytest.mark.parametrize(("beside", "option"), [(sweep_beside, "--unpruned"), (frontier_beside, "--also")])
+def test_another_checkpoint_at_a_size_that_it_was_not_trained_at_is_said(
+    beside: Callable[..., None], option: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enough(*_: object, **__: object) -> None:
+        raise Enough
+
+    for run in (sweep_run, frontier_run):
+        monkeypatch.setattr(run, "open_site", enough)
+    made = models.with_attribute(models.model(nc=10), names=dict(Dataset.load(digits).names))
+    files = {side: models.saved(made, tmp_path / f"{side}.pt", train_args={"imgsz": side}) for side in (TRAINED, 128)}
+    same = models.saved(made, tmp_path / "same.pt", train_args={"imgsz": TRAINED})
+    given = {"weights": files[TRAINED], "data": digits, "out": tmp_path / "out", "epochs": 0}
+    for other, words in (
+        (files[128], f"warning: {option} {files[128]}: input 96 px, as for {files[TRAINED]}; the weights were trained"),
+        (same, None),
+    ):
+        heard = Heard()
+        with pytest.raises(Enough):
+            beside(other, given, heard)
+        warned = [note for note in heard.notes if note.startswith("warning")]
+        assert warned == ([f"{words} at 128 px"] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("target", "differs", "word"),
+    [
+        ({"imgsz": TRAINED}, {"stride": torch.tensor([8.0, 64.0])}, "imgsz 96 is no multiple of the model's stride 64"),
+        ({"imgsz": 128, "export.head": "end-to-end"}, {}, "export: head end-to-end: the model has no end-to-end head"),
+    ],
+)
+def test_another_checkpoint_that_cannot_be_run_so_is_refused_by_its_name(
+    target: dict[str, Any], differs: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    source = checkpoint.load(models.saved(models.model("end-to-end"), tmp_path / "source.pt"))
+    other = models.saved(models.with_attribute(models.model(), **differs), tmp_path / "other.pt")
+    asked = load_target("cpu").changed(target)
+    with pytest.raises(TargetError, match=f"^--also {other}: {word}"):
+        checkpoints_apart(source, other, "--also", asked, trust=False, reporter=Silent())
+
+
+def test_another_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
+    source = checkpoint.load(models.saved(models.model(), tmp_path / "source.pt"))
+    grey = models.saved(models.model(channels=1), tmp_path / "grey.pt")
+    with pytest.raises(DataError, match=r"^--also .*grey\.pt: it takes images of 1 channels, and .*source\.pt of 3"):
+        checkpoints_apart(source, grey, "--also", load_target("cpu"), trust=False, reporter=Silent())
 
 
 def test_a_plan_is_applied_at_the_size_that_it_was_made_for(weights: Path) -> None:

@@ -117,7 +117,7 @@ def onnx_from_checkpoint(
         weights: the checkpoint; its folder is left alone.
         output: the ONNX file, written whole or not at all.
         imgsz: a side, or height and width, in pixels, multiples of the model's stride; what the checkpoint was trained
-            at when None, 640 where it does not say.
+            at when None, 640 where it does not say (a classifier's is 224).
         batch: images a run; with ``dynamic`` and NMS inside, the most that a run may have.
         dynamic: leave batch, height and width free.
         opset: version of the operator set.

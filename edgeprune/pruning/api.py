@@ -102,7 +102,7 @@ def prune(
         batch: images per pass; each batch is one sample of the gradient.
         batches: labelled batches of your own, instead of ``data``.
         imgsz: a side, or height and width, in pixels; by default the plan's, else what the checkpoint was trained at,
-            else 640.
+            else 640 (a classifier's is 224).
         importance: the criterion; ``auto`` is ``taylor`` with ``data`` or ``batches``, ``lamp`` without.
         normalisation: see :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; the criterion's own when None.
         scope: ``global`` ranks channels across the model, ``local`` takes the same share everywhere.

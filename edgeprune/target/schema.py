@@ -286,7 +286,8 @@ class Target(_Part):
     the other one holds."""
     imgsz: Annotated[Size, Pixels(step=STRIDE)] = DEFAULT_SIDE
     """Input in pixels, multiples of the model's stride: a side, or height and width (``[384, 640]``). Left out, it is
-    what the weights were trained at, and 640 for weights that do not say and for a model description (.yaml)."""
+    what the weights were trained at, and 640 (a classifier's is 224) for weights that do not say and for a model
+    description (.yaml)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images per inference on the device."""
     channel_alignment: Literal[1, 2, 4, 8, 16, 32, 64] = ALIGN

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
-from edgeprune.input_size import trained_size
+from edgeprune.input_size import default_side, trained_size
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
@@ -56,7 +57,8 @@ def pretrain(
             progress=progress,
         )
     described = read_model_yaml(source)
-    trained_size(settings.side, described.stride)
+    size = settings.imgsz or default_side(described.task)
+    settings = replace(settings, imgsz=trained_size(size, described.stride))
     dataset = Dataset.load(data, task=described.task, trust=trust)
     identity = {"dataset": dataset.digest}
     with alone_in(work, out):
