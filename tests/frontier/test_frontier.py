@@ -845,11 +845,43 @@ def test_checkpoints_of_one_file_name_are_rows_of_their_own(given: tuple[Path, P
 class WithOther:
     """Another checkpoint is three times as fast."""
 
+    def __init__(self, accuracy: float = 0.3) -> None:
+        self.accuracy = accuracy
+
     def __call__(self, site: Any, given: Any, *_: Any) -> Screening:
         found = made_up_screening(site, given)
-        fast = [replace(one, speed_up=3.0, accuracy=0.3) if "checkpoint" in one.form.levers else one
+        fast = [replace(one, speed_up=3.0, accuracy=self.accuracy) if "checkpoint" in one.form.levers else one
                 for one in found.screened]  # fmt: skip
         return replace(found, screened=tuple(fast))
+
+
+class FastOther(MadeUpSteps):
+    """So it is when it is measured."""
+
+    def __init__(self, other: bytes) -> None:
+        super().__init__()
+        self.other = other
+
+    def measure(self, job: Job, swept: bytes, pruned: Pruned, tuned: bytes) -> Result:
+        point = super().measure(job, swept, pruned, tuned).point
+        return Result(replace(point, ms=10 / 3, speed_up=3.0) if job.weights == self.other else point, tuned)
+
+
+@pytest.mark.parametrize(("accuracy", "row"), [(0.6, "other"), (0.3, "int8")])
+def test_the_build_of_another_checkpoint_is_at_the_size_that_it_was_measured_at(
+    given: tuple[Path, Path], tmp_path: Path, accuracy: float, row: str
+) -> None:
+    content = torch.load(given[0], weights_only=False)
+    for name, side in (("own", SIDE), ("other", 128)):
+        torch.save({**content, "train_args": {"imgsz": side}}, tmp_path / f"{name}.pt")
+    own, other = tmp_path / "own.pt", tmp_path / "other.pt"
+    more: dict[str, Any] = {"imgsz": None, "epochs": 0, "also": other, "screener": WithOther(accuracy)}
+    result = made((own, given[1]), tmp_path / "out", 1.8, steps=FastOther(other.read_bytes()), **more)
+    [one] = result.recommendations
+    assert one.row == row
+    _, _, _, profile, _, weights, *_ = one.command
+    size = checkpoint.load(weights).size_for(profile=load_target(profile).stated_imgsz)
+    assert (size.side, size.origin) == (SIDE, "profile" if row == "other" else "weights")
 
 
 def test_a_profile_of_a_folder_with_any_name_is_extended_by_one_that_loads(
