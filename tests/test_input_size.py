@@ -27,6 +27,7 @@ from edgeprune.measure.accuracy import subject_of
 from edgeprune.measure.graphs import graph_of
 from edgeprune.progress import Silent
 from edgeprune.pruning.api import prune
+from edgeprune.pruning.sensitivity import sensitivity
 from edgeprune.search.inputs import read_inputs as read_for_search
 from edgeprune.serial import from_json, to_json
 from edgeprune.settings import TrainSettings
@@ -104,6 +105,16 @@ def test_a_classifier_has_the_size_that_ultralytics_trains_it_at_where_nobody_sa
     assert checkpoint.load(silent).size_for() == InputSize(CLASSIFIER_SIDE, "default", None)
     assert prune(models.model("classify"), ratio=0.2, importance="lamp").size.side == CLASSIFIER_SIDE
     assert prune(models.model(), ratio=0.2, importance="lamp").size.side == DEFAULT_SIDE
+
+
+def test_the_sensitivity_of_a_bare_model_counts_at_the_size_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts(_: object, model: object, imgsz: Size) -> None:
+        raise Enough(imgsz)
+
+    monkeypatch.setattr("edgeprune.pruning.sensitivity.Pruner.__init__", counts)
+    for task, imgsz, side in (("classify", None, CLASSIFIER_SIDE), ("detect", None, DEFAULT_SIDE), ("detect", 64, 64)):
+        with pytest.raises(Enough, match=f"^{side}$"):
+            sensitivity(models.model(task), [], imgsz=imgsz)
 
 
 def test_another_size_than_the_trained_one_is_a_warning_with_both() -> None:

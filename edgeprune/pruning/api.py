@@ -13,7 +13,7 @@ from edgeprune import serial
 from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
-from edgeprune.families import network_of
+from edgeprune.families import family_of, network_of
 from edgeprune.input_size import InputSize, Size, input_size
 from edgeprune.options import named, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
@@ -174,7 +174,7 @@ def prune(
     model: Any = checkpoint.model if checkpoint is not None else network_of(weights)
     sizes = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
     if checkpoint is None:
-        stride, task = int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", ""))
+        stride, task = int(max(getattr(model, "stride", [32]))), family_of(model).task
         size = input_size(None, stride, task, **sizes)
     else:
         size = checkpoint.size_for(**sizes)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from edgeprune.errors import TargetError
-from edgeprune.input_size import Size
+from edgeprune.families import family_of, network_of
+from edgeprune.input_size import Size, default_side
 from edgeprune.options import named
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
@@ -60,7 +61,7 @@ def sensitivity(
     model: nn.Module | Pruner,
     batches: Iterable[Batch],
     *,
-    imgsz: Size = 640,
+    imgsz: Size | None = None,
     importance: str = AUTO,
     ratios: Sequence[float] = RATIOS,
     scores: Scores | None = None,
@@ -73,7 +74,8 @@ def sensitivity(
     Args:
         model: the model (``YOLO(...)`` or its ``.model``), or a Pruner of it.
         batches: labelled batches; each point runs all of them once, forward only.
-        imgsz: for the multiply-accumulates that a point saves; ignored for a Pruner.
+        imgsz: for the multiply-accumulates that a point saves; what Ultralytics trains models of its task at when None.
+            Ignored for a Pruner.
         importance: decides which channels go.
         ratios: shares to remove, each between 0 and 1.
         scores: what :meth:`Pruner.scores` gave.
@@ -81,7 +83,7 @@ def sensitivity(
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         seen = ", ".join(map(str, ratios)) or "none"
         raise TargetError(f"{named('ratios')} lie between 0 and 1 (seen: {seen})")
-    pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz)
+    pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz or _side_of(model))
     pruner.refuse_fixed()
     batches = list(batches)
     importance = resolve_importance(importance, batches)
@@ -123,6 +125,10 @@ def _least_shares(pruner: Pruner) -> Iterable[float]:
         narrower = [width for width in dimension.allowed if width < dimension.width]
         if dimension.fixed is None and narrower:
             yield (1 - max(narrower) / dimension.width) / 2
+
+
+def _side_of(model: nn.Module) -> int:
+    return default_side(family_of(network_of(model)).task)
 
 
 def _nearest(widths: Sequence[int], width: float) -> int:

@@ -277,6 +277,7 @@ def require_teacher(
             section,
             channels=dataset.channels,
             kpt_shape=dataset.kpt_shape,
+            imgsz=target.imgsz,
             trust=trust,
             student=student.model,
         )

@@ -5,6 +5,7 @@ The result is a float32 checkpoint of the best epoch, in stock Ultralytics class
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from torch import nn
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
+from edgeprune.input_size import Size, pixels
 from edgeprune.options import BEST, named, refuse_source
-from edgeprune.progress import Progress, one_run, silent
+from edgeprune.progress import Progress, one_run, said_in_this_run, silent
 from edgeprune.pruning.heads import (
     has_end_to_end_head,
     has_one_to_many_head,
@@ -33,6 +35,8 @@ from edgeprune.training.result_from_run import result_from_run
 from edgeprune.training.run import Watcher, alone_in, run_training
 from edgeprune.training.sizes import sized
 from edgeprune.training.trainers import averaged_model
+
+_logger = logging.getLogger(__name__)
 
 
 @one_run()
@@ -108,6 +112,7 @@ def finetune(
                 settings,
                 channels=dataset.channels,
                 kpt_shape=dataset.kpt_shape,
+                imgsz=settings.imgsz,
                 trust=trust,
                 student=before,
             )
@@ -153,6 +158,7 @@ def load_teacher(
     *,
     channels: int,
     kpt_shape: tuple[int, int] | None = None,
+    imgsz: Size | None = None,
     trust: bool = False,
     student: nn.Module | None = None,
 ) -> checkpoint.Checkpoint:
@@ -164,6 +170,8 @@ def load_teacher(
         teaching: how it is heard.
         channels: of the images that both are given.
         kpt_shape: keypoints of the student and numbers a keypoint, for pose.
+        imgsz: in pixels, of the images that both are given; a teacher that was trained at another size is heard all
+            the same, with one warning. None says nothing of it.
         trust: load foreign classes.
         student: its answers are compared with the teacher's; None where it is not there yet.
 
@@ -199,7 +207,20 @@ def load_teacher(
             f"teacher {path} was fused, which removed the one of its two heads that a student learns most from; give "
             "the checkpoint from before fuse()"
         )
+    _say_other_size(teacher, path, imgsz)
     return teacher
+
+
+def _say_other_size(teacher: checkpoint.Checkpoint, path: Path | str, imgsz: Size | None) -> None:
+    size = teacher.size_for(profile=imgsz)
+    if not size.trained or not size.differs:
+        return
+    line = (
+        f"teacher {path}: its input is {pixels(size.side)}, as the student's; it was trained at {pixels(size.trained)}"
+    )
+    if line not in (said := said_in_this_run()):
+        said.add(line)
+        _logger.warning("%s", line)
 
 
 def refuse_features(task: str, teaching: Teaching) -> None:

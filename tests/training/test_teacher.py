@@ -152,6 +152,30 @@ def test_a_build_refuses_its_teacher_before_anything(narrow: Path, digits: Path,
         read_inputs(load_target(profile(tmp_path, "{teacher: gone.pt}")), narrow, digits, trust=False)
 
 
+@pytest.mark.parametrize("asks", ["build", "finetune"])
+def test_a_teacher_that_was_trained_at_another_size_is_heard_with_a_warning(
+    asks: str, narrow: Path, digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def trains(*_: Any, **__: Any) -> None:
+        raise Enough
+
+    monkeypatch.setattr("edgeprune.training.finetune.run_training", trains)
+    source = checkpoint.load(narrow)
+    for side in (64, 96):
+        checkpoint.save(source.model, teacher := tmp_path / f"{side}.pt", like=source, train_args={"imgsz": side})
+        if asks == "build":
+            read_inputs(load_target(profile(tmp_path, f"{{teacher: {teacher}}}")), narrow, digits, trust=False)
+        else:
+            settings = TrainSettings(imgsz=64, teacher=teacher, quiet=True)
+            with pytest.raises(Enough):
+                finetune(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=settings)
+    said = [record.getMessage() for record in caplog.records if "teacher" in record.getMessage()]
+    assert said == [f"teacher {tmp_path / '96.pt'}: its input is 64 px, as the student's; it was trained at 96 px"]
+
+
 def test_the_model_itself_is_not_loaded_again_as_its_teacher(
     narrow: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
