@@ -183,6 +183,22 @@ def run_on_stand_in(folder: Path, text: str = "orin-nano") -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def test_clocks_that_could_not_be_locked_are_told_on_the_board(tmp_path: Path) -> None:
+    """Whoever stands there may mend it before an hour of runs; the record has it too."""
+    folder = folder_for_a_board(tmp_path)
+    change_request(folder, clocks=True)
+    board = fake_device("orin-nano").channel
+    assert isinstance(board, FakeBoard)
+    rules = board.root / "etc/sudoers.d/edgeprune"
+    rules.write_text("".join(line for line in rules.read_text().splitlines(True) if "mkdir" not in line))
+    argv = [sys.executable, str(folder / "agent.zip"), "carried", str(folder)]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env=board.env, check=True)
+    assert "the clocks were to be locked and are free (sudo mkdir -p" in done.stdout
+    with tarfile.open(folder / "results.tar") as packed:
+        file = packed.extractfile("results/results.json")
+        assert file is not None and "(sudo mkdir -p" in json.load(file)["conditions"]["clocks_doubt"]
+
+
 def change_request(folder: Path, **entries: object) -> None:
     request = json.loads((folder / "request.json").read_text())
     (folder / "request.json").write_text(json.dumps({**request, **entries}))
