@@ -239,6 +239,10 @@ def _lock_clocks(note_change: Callable[..., None]) -> str:
         if made != 0 and not os.path.isdir(folder[-1]):
             return _why_free(folder, _last_line(said))
         why = fault.group(0).strip() if fault else missing or "the file is as it was"
+        if not fault and _is_hidden(stored):
+            return _why_free(
+                store, f"whether it stored how they are is hidden: {why[-80:]}", f"sudo chmod 755 {folder[-1]}"
+            )
         return _why_free(store, f"how they are is not stored: {why[-80:]}", f"df -h {os.path.dirname(folder[-1])}")
     note_change(clocks=True, clocks_in=power_mode(), stored=stamp)
     _, text = output_of(as_root(lock), timeout_s=PROGRAM_TIMEOUT_S)
@@ -266,6 +270,17 @@ def _stamp_of(path: str) -> tuple[str, str]:
     if not found.st_size:
         return "", f"{path}: it is empty"
     return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}", ""
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether this user may not see if there is a file, as in a folder that was made under a strict umask."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def board_setting() -> dict[str, str]:
@@ -370,6 +385,8 @@ def _why_lost(now: str, locked_in: str, stamp: str) -> str:
     they are."""
     if locked_in and _is_another(now, locked_in):
         return f"power mode {now} was set since they were locked in {locked_in}; nvpmodel set cores and clocks anew"
+    if _is_hidden(system_path(CLOCKS_FILE)):  # but not from root, who puts them back
+        return ""
     stored, missing = _stamp_of(system_path(CLOCKS_FILE))
     if missing or not stamp:  # of a run before there were stamps
         return missing

@@ -44,6 +44,12 @@ def _title(argv: Sequence[str]) -> str:
     return next((text for option, text in TITLES.items() if option in options), "running trtexec")
 
 
+def iterations_of(argv: Sequence[str]) -> int:
+    """How many inferences a timing process is asked for."""
+    [iterations] = [part.partition("=")[2] for part in argv if part.startswith("--iterations=")]
+    return int(iterations)
+
+
 class CarriedDevice(Device):
     """What recording and replay share: which file of the carried folder a path of the runtime means.
 
@@ -90,9 +96,14 @@ class CarriedDevice(Device):
         """The next command, as :meth:`run`."""
         number, renamed = self._next_command(*turns.programs)
         as_carried = replace(turns, programs=renamed, writes=self._files.get(turns.writes, ""))
-        command = Command(renamed[0], turns.timeout_s, True, _title(renamed[0]), as_carried, self._informs)
+        title = f"{_title(renamed[0])}: {turns.rounds} processes of each of {len(renamed)} engines, in turns"
+        command = Command(renamed[0], turns.timeout_s, True, title, as_carried, self._informs)
         for index, done in self._answer_turns(number, command, as_carried):
             on_turn(index, done)
+
+    def timed(self) -> Turns | None:
+        """The turns in which the board has timed the engines; None before it has."""
+        return None
 
     @contextmanager
     def informing(self) -> Iterator[None]:
@@ -198,9 +209,8 @@ class RecordingDevice(CarriedDevice):
     def _answer_turns(self, number: int, command: Command, turns: Turns) -> Iterator[tuple[int, Completed]]:
         self.commands.append(command)
         for index, argv in enumerate(turns.programs):  # one round says enough
-            [iterations] = [part.partition("=")[2] for part in argv if part.startswith("--iterations=")]
             log = f"{self._log}Timing trace has 1 queries over 0.001 s\n"
-            yield index, Completed(argv, 0, log, "", written=json.dumps([SAMPLE] * int(iterations)))
+            yield index, Completed(argv, 0, log, "", written=json.dumps([SAMPLE] * iterations_of(argv)))
 
     def _content(self, name: str) -> bytes:
         return self._written[name]
@@ -239,9 +249,14 @@ class ReplayingDevice(CarriedDevice):
             index, done = Completed.of_turn(line, turns.programs, self.name)
             yield index, replace(done, device=self._as_set(done.device))
 
+    def timed(self) -> Turns | None:
+        """As the board was asked."""
+        return next((command.turns for command in self._recorded if command.turns and command.turns.writes), None)
+
     def _answer_to(self, number: int, command: Command) -> Answer:
         answers = self._results.answers
-        if number >= min(len(answers), len(self._recorded)) or self._recorded[number] != command:
+        known = number < min(len(answers), len(self._recorded))
+        if not known or self._recorded[number].untitled() != command.untitled():
             raise DataError(
                 f"results: command {number} is not what this edgeprune measures; "
                 "build again with the same command, and carry the new folder to the board"

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeprune.artifact import sha256_of
 from edgeprune.carry.device import NAME
 from edgeprune.carry.out import FOLDER
-from edgeprune.carry.request import Request
+from edgeprune.carry.request import Command, Request
 from edgeprune.errors import DataError
 from edgeprune.records.build import BuildRecord
 from edgeprune.records.show import read_build
@@ -83,4 +83,8 @@ def _why_replaced(build: Build, before: BuildRecord, carried: Mapping[str, Path]
 def _asked(path: Path) -> Request:
     """What a request asks of the board, whichever version of the program does."""
     request = read_json(Request, path)
-    return replace(request, files={name: sha for name, sha in request.files.items() if name not in PROGRAM})
+    return replace(
+        request,
+        files={name: sha for name, sha in request.files.items() if name not in PROGRAM},
+        scripts=tuple(replace(one, commands=tuple(map(Command.untitled, one.commands))) for one in request.scripts),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.agent.facts import DeviceFacts
 from edgeprune.agent.programs import Turns
@@ -33,6 +33,10 @@ class Command:
     title: str
     turns: Turns | None = None
     informs: bool = False
+
+    def untitled(self) -> Command:
+        """What is run: of two versions of edgeprune the titles may differ."""
+        return replace(self, title="")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.carry.device import PROGRAM, CarriedDevice
+from edgeprune.agent.programs import Turns
+from edgeprune.carry.device import PROGRAM, CarriedDevice, iterations_of
 from edgeprune.carry.graph import carried_graph
 from edgeprune.errors import only_informs
 from edgeprune.export.run import Outputs, outputs_of_engine
+from edgeprune.measure.bench import MAX_EFFORT
 from edgeprune.measure.compiling import compile_engine
 from edgeprune.measure.latency import latency_settings
 from edgeprune.measure.result import LayerMs
@@ -23,7 +25,7 @@ from edgeprune.progress import Silent
 from edgeprune.runtimes.base import Availability, BenchSettings
 from edgeprune.runtimes.precision_truth import PrecisionShare
 from edgeprune.runtimes.site import Site
-from edgeprune.runtimes.trtexec_ import MAX_PROCESSES, TrtExec
+from edgeprune.runtimes.trtexec_ import DROPPED_SAMPLES, MAX_PROCESSES, TrtExec
 from edgeprune.samples.measurement import Measurement
 from edgeprune.settings import MOST_PER_ROUND, Measuring
 from edgeprune.stages.energy import Energies, measure_energy
@@ -94,7 +96,7 @@ def visit_board(
     settings = latency_settings(site)
     if target.exported_head == "nms":  # what it takes depends on what is on the images
         settings = replace(settings, images=lambda shape: _first(pixels, shape[0]))
-    before, after = runtime.latency(engines, _for_one_visit(settings, target.measure.rounds))
+    before, after = runtime.latency(engines, _for_one_visit(settings, target.measure.rounds, device.timed()))
     layers: tuple[LayerMs, ...] = ()
     with device.informing():
         energy = measure_energy(site, settings, *engines)
@@ -108,15 +110,24 @@ def visit_board(
     return Visit(engines[1], before, after, energy, precision, pixels, outputs)
 
 
-def _for_one_visit(settings: BenchSettings, asked_rounds: int) -> BenchSettings:
+def processes_of_visit(asked_rounds: int) -> int:
+    """How many processes of an engine a board times that is visited once, for ``measure.rounds`` of a profile."""
+    return min(max(1, asked_rounds // Measuring().rounds), MAX_EFFORT) * MAX_PROCESSES
+
+
+def _for_one_visit(settings: BenchSettings, asked_rounds: int, timed: Turns | None = None) -> BenchSettings:
     """As many samples, in processes that all run: nobody is there to measure again. A start of trtexec takes the board
     seconds, so there are no more of them than a first look has, unless the profile asks for more rounds than usual:
-    that is the only way to a ratio from more blocks."""
-    times = max(1, asked_rounds // Measuring().rounds)
-    processes = times * MAX_PROCESSES
-    samples = max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // processes))
+    that is the only way to a ratio from more blocks. They have no time limit, so that their number has one: that of a
+    live measurement which is made again. What a board has timed already (``timed``) is judged as it was asked for, also
+    where this version would ask for other numbers."""
+    if timed is not None:
+        processes, samples = timed.rounds, iterations_of(timed.programs[0]) - DROPPED_SAMPLES
+    else:
+        processes = processes_of_visit(asked_rounds)
+        samples = min(max(MIN_SAMPLES, -(-settings.rounds * settings.per_round // processes)), MOST_PER_ROUND)
     return replace(
-        settings, rounds=processes, per_round=min(samples, MOST_PER_ROUND), time_limit_s=0.0, effort=float(times)
+        settings, rounds=processes, per_round=samples, time_limit_s=0.0, effort=float(processes // MAX_PROCESSES)
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edgeprune.measure.bench import MAX_EFFORT
 from edgeprune.records.gates import drop_gate, what_ran
 from edgeprune.report.table import Table
 from edgeprune.report.text import INTERVAL, number_text, shell_line
@@ -13,6 +14,7 @@ from edgeprune.samples.conditions import WHOLE_CORES, may_end_otherwise
 from edgeprune.samples.gates import ACCURACY_CONFIDENCE, MORE_SAMPLES, NOT_MEASURED, TOO_NEAR, Gate, Verdict
 from edgeprune.samples.telemetry import causes_of, remedy_of
 from edgeprune.samples.text import DIGITS, ends_text, signed_text, told_apart
+from edgeprune.settings import Measuring
 
 if TYPE_CHECKING:
     from edgeprune.records.build import BuildRecord
@@ -407,11 +409,20 @@ def _latency_need(gate: Gate, record: BuildRecord) -> _Need:
         return _Need(words, again, f"{words} ({finished})", words)
     if TOO_NEAR in gate.reason:
         return _limit_need(gate, record)
-    if MORE_SAMPLES in gate.reason:
-        keys = "measure.rounds" if record.carried_by else "measure.rounds or measure.retries"  # a board has one look
-        words = f"more samples ({keys} in the profile)"
+    if MORE_SAMPLES in gate.reason and (setting := _more_samples(record)):
+        words = f"more samples ({setting} in the profile)"
         return _Need(words, again, f"with {words}, or on {QUIET} ({finished})")
     return _Need(QUIET, again, f"on {QUIET} ({finished})", "once nothing else runs on the board")
+
+
+def _more_samples(record: BuildRecord) -> str:
+    """The setting that has more samples taken, as far as there is one. Those of trtexec tell more by more processes
+    alone, of which another look has more, and a board that is visited once only in whole steps of rounds."""
+    rounds, usual = record.target.measure.rounds, Measuring().rounds
+    if record.carried_by:
+        more = max(2, rounds // usual + 1) * usual
+        return f"measure.rounds: {more}" if more <= MAX_EFFORT * usual else ""
+    return "measure.retries" if record.target.runtime == "trtexec" else "measure.rounds or measure.retries"
 
 
 def _limit_need(gate: Gate, record: BuildRecord) -> _Need:

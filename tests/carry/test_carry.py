@@ -274,18 +274,29 @@ def test_a_carried_graph_with_nms_inside_is_to_be_timed_on_the_images_that_go_al
         turns = [command["turns"] for command in script["commands"] if command["turns"]]
         assert len(turns) == 2  # the latency, and the energy
         assert turns[0]["rounds"] == turns[0]["least_rounds"] + 8 == 48, "twice those of a usual profile"
+        titles = [command["title"] for command in script["commands"] if command["turns"]]
+        assert titles[0] == "timing: 48 processes of each of 2 engines, in turns"
         for argv in (argv for turn in turns for argv in turn["programs"]):
             assert f"--loadInputs=images:{first}" in argv
 
 
 @pytest.mark.parametrize(
-    ("rounds", "processes", "samples"), [(4, 24, 20), (60, 24, 20), (119, 24, 25), (120, 48, 20), (2400, 960, 20)]
+    ("rounds", "processes", "samples"), [(4, 24, 20), (60, 24, 20), (119, 24, 25), (120, 48, 20), (100_000, 384, 1303)]
 )
 def test_more_rounds_than_usual_are_more_processes_on_a_board_that_measures_once(
     rounds: int, processes: int, samples: int
 ) -> None:
     asked = visit._for_one_visit(BenchSettings(rounds=max(rounds, 20), per_round=5), rounds)
     assert (asked.rounds, asked.per_round, asked.effort) == (processes, samples, processes / 24)
+
+
+def test_results_of_a_folder_that_an_earlier_version_packed_are_judged_as_they_were_asked_for(
+    run: Path, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visit, "processes_of_visit", lambda rounds: 48)
+    monkeypatch.setattr("edgeprune.carry.device.TITLES", {})
+    record, _ = import_results(results, copied(run, tmp_path))
+    assert {len(row.measurement.conditions.launches) for row in record.latencies} == {24}
 
 
 @pytest.mark.slow
@@ -921,6 +932,7 @@ def test_the_scenes_of_the_page_outlive_what_comes_back(run: Path, results: Path
 
 def upgraded(asked: dict[str, Any]) -> None:
     asked["files"]["agent.zip"] = "a" * 64
+    asked["scripts"][0]["commands"][0]["title"] = "in other words"
 
 
 def of_another_graph(asked: dict[str, Any]) -> None:

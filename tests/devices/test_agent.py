@@ -203,6 +203,27 @@ def test_clocks_are_put_back_when_they_are_free_whatever_jetson_clocks_says(aske
     assert board(device).state() | {"runs": 0} == {"mode": "25W", "locked": False, "runs": 0} and core_of(device) == "1"
 
 
+def test_clocks_in_a_folder_that_only_root_may_look_into_name_what_opens_it_and_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was made under a strict umask, and stays as it is."""
+    stat = os.stat
+
+    def refusing(path: str, **options: Any) -> os.stat_result:
+        if str(path).endswith("clocks.conf"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    ran: list[list[str]] = []
+    monkeypatch.setattr(power.os, "stat", refusing)
+    monkeypatch.setattr(power, "as_root", list)
+    monkeypatch.setattr(power, "output_of", lambda argv, **options: (ran.append(argv), (0, ""))[1])
+    told = power._lock_clocks(lambda **entry: pytest.fail("nothing is changed"))
+    assert told.endswith("look there: sudo chmod 755 /var/lib/edgeprune") and "Permission denied" in told
+    assert ["jetson_clocks"] not in ran
+    assert power._why_lost("7W", "7W", "1 2 3") == ""
+
+
 def test_what_is_typed_puts_the_clocks_back_before_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note = {"power_mode": "25W", "set_to": "7W", "clocks": True, "clocks_in": "7W", "stored": "1 2 3"}
     note |= {"host": os.uname().nodename, "boot": power.boot_id()}

@@ -26,7 +26,7 @@ from edgeprune.records.facts import (
 from edgeprune.records.gates import agreement_gate, drop_gate, macs_gate
 from edgeprune.report.build import build_markdown, build_page
 from edgeprune.report.notebook import build_html
-from edgeprune.report.verdict import accuracy_text, accuracy_warning, gate_cells, gate_text
+from edgeprune.report.verdict import _need, accuracy_text, accuracy_warning, gate_cells, gate_text
 from edgeprune.samples.average_precision import DropInterval
 from edgeprune.samples.conditions import Conditions, CoreState, DeviceState
 from edgeprune.samples.gates import Gate, Verdict, accuracy_gate, budget_gate, pending_gate, simulated_gate
@@ -250,7 +250,25 @@ def test_what_was_undecided_on_its_board_is_carried_there_only_where_measuring_a
     assert near.startswith("next, with another --speed-up") and near.endswith(AGAIN) and "scp" not in near
     assert "and what comes out is carried to the board again" in near
     few = told(timed(RATIO, 13.13))
-    assert few.startswith("next, with more samples (measure.rounds in the profile)") and few.endswith(AGAIN)
+    assert few.startswith("next, with more samples (measure.rounds: 120 in the profile)") and few.endswith(AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("carried", "rounds", "words"),
+    [
+        (False, 60, "more samples (measure.retries in the profile), or on a quiet machine ("),
+        (True, 4, "more samples (measure.rounds: 120 in the profile), or on a quiet machine ("),
+        (True, 179, "more samples (measure.rounds: 180 in the profile), or on a quiet machine ("),
+        (True, 900, "more samples (measure.rounds: 960 in the profile), or on a quiet machine ("),
+        (True, 960, "a quiet machine ("),
+    ],
+)
+def test_more_samples_of_trtexec_are_asked_for_by_what_adds_processes(carried: bool, rounds: int, words: str) -> None:
+    record = timed(RATIO, 13.13)
+    measure = record.target.measure.model_copy(update={"rounds": rounds})
+    target = record.target.model_copy(update={"runtime": "trtexec", "measure": measure})
+    record = replace(record, target=target, carried_by="scp -r there" if carried else None)
+    assert _need(record.gates[0], record).when.startswith(f"{'on' if rounds == 960 else 'with'} {words}")
 
 
 def test_what_failed_before_the_board_was_asked_is_mended_first(capsys: pytest.CaptureFixture[str]) -> None:
