@@ -7,6 +7,7 @@ forward pass is the runtime's, as for :mod:`edgeprune.measure.accuracy`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,13 @@ def read_objects(
 
 def most_objects(images: Iterable[Path], task: str, kpt_shape: Sequence[int] | None) -> int:
     """Detections of an image that mAP looks at: 300, or as many as one of these images has objects (as
-    :func:`read_objects` counts them), where that is more."""
+    :func:`read_objects` counts them), where that is more. An image whose label file is none counts nothing: mAP leaves
+    it out."""
     most = MAX_ROWS
     for image in images if task != "classify" else ():
-        if len(rows := read_labels(image)) > most:
-            most = max(most, len({_as_told_apart(_numbers(row, task, kpt_shape)) for row in rows}))
+        with suppress(DataError, ValueError):
+            if len(rows := read_labels(image)) > most:
+                most = max(most, len({_as_told_apart(_numbers(row, task, kpt_shape)) for row in rows}))
     return most
 
 

@@ -14,7 +14,7 @@ from ultralytics.data.utils import verify_image_label
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError
 from edgeprune.export.onnx import onnx_from_checkpoint
-from edgeprune.measure.predictions import Detection, predict, read_objects
+from edgeprune.measure.predictions import Detection, most_objects, predict, read_objects
 from edgeprune.measure.scenes import (
     Scene,
     SceneModel,
@@ -113,6 +113,18 @@ def test_a_crowd_of_more_than_300_is_seen_as_mean_average_precision_sees_it(form
     [made] = choose_scenes([SceneModel(name, path, imgsz=256) for name in "ab"], dataset, "detect", count=1)
     assert len(made.truth) == len(corners) == 441
     assert [len(result.detections) for result in made.results] == [441, 441]
+
+
+def test_a_crowd_whose_labels_are_none_does_not_count_as_mean_average_precision_leaves_it_out(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    lines = [f"0 0.5 0.5 0.2 {n / 1000}" for n in range(1, 402)]
+    (tmp_path / "labels" / "a.txt").write_text("\n".join([*lines, "0 0.5 x 0.2 0.4"]))
+    (tmp_path / "labels" / "b.txt").write_bytes(b"0 0.5 0.5 0.2 0.4 \xff\n" * 500)
+    (tmp_path / "labels" / "c.txt").write_text("\n".join(lines[:350]))
+    images = [tmp_path / "images" / f"{name}.jpg" for name in "abc"]
+    assert most_objects(images[:2], "detect", None) == 300
+    assert most_objects(images, "detect", None) == 350
 
 
 @pytest.mark.parametrize("kpt_shape", [(2, 3), (2, 2), (3, 2)])
