@@ -183,7 +183,13 @@ def test_the_lines_to_type_are_for_the_release_that_built_the_engine(
     waits = replace(build_record(), target=target)
     facts = EngineFacts("trtexec 11.4.1", {}, "fp16", (), (), {}, (), dla_core=0)
     visit = DeviceRow("carried by hand", False, {"tensorrt": "10.7.0", "runtime": "trtexec 11.4.1"}, waits.host)
-    for record, built, release in ((waits, None, "10.3"), (replace(waits, device=visit), facts, "11.4.1")):
+    native = replace(facts, builder="tensorrt 10.7.0.23", command="")
+    here = replace(visit, identity={"runtime": native.builder})
+    for record, built, release in (
+        (waits, None, "10.3"),
+        (replace(waits, device=visit), facts, "11.4.1"),
+        (replace(waits, device=here), native, "10.7.0"),
+    ):
         page = readme(record, model.onnx)
         build, timing = as_typed(page)
         known = known_options(version_of(release))
@@ -193,8 +199,8 @@ def test_the_lines_to_type_are_for_the_release_that_built_the_engine(
         for line in (build, timing, served):
             assert {word.partition("=")[0] for word in line[1:]} <= known
         for line in (build, served):
-            assert "--useDLACore=0" in line and ("--fp16" in line) == (built is None)
-        assert {"--includeDataTransfers", "--noCudaGraph"} <= set(timing) or built is None
+            assert "--useDLACore=0" in line and ("--fp16" in line) == (built is not facts)
+        assert {"--includeDataTransfers", "--noCudaGraph"} <= set(timing) or built is not facts
         assert deployed.release == release and f"(the line of TensorRT {release})" in deepstream.readme(
             deployed, engine="e.engine", onnx="model.onnx"
         )

@@ -247,10 +247,10 @@ def build_line(
 
 
 def _built_by(facts: EngineFacts | None) -> tuple[str, tuple[str, ...]]:
-    """Version of the TensorRT that built an engine, and what started it; empty where that is not told."""
+    """Version of the TensorRT that built an engine, and the trtexec that did; empty where that is not told."""
     version = "" if facts is None else version_named(facts.builder)
-    if facts is None or not version:
-        return "", ()
+    if facts is None or not facts.builder.startswith("trtexec "):
+        return version, ()
     return version, tuple(takewhile(lambda word: not word.startswith("--onnx="), shlex.split(facts.command)))
 
 

@@ -88,8 +88,9 @@ def require_known(version: Version, *, on_jetson: Callable[[], bool] = lambda: F
 
 
 def version_named(text: str) -> str:
-    """``10.3.0`` of ``trtexec 10.3.0``, as engines and identities name their builder; empty for another program."""
-    found = re.fullmatch(r"trtexec (\d+\.\d+\.\d+)", text)
+    """``10.3.0`` of ``trtexec 10.3.0`` and of ``tensorrt 10.3.0.26``, as engines and identities name their builder;
+    empty for one that is not TensorRT."""
+    found = re.fullmatch(r"(?:trtexec|tensorrt) (\d+\.\d+\.\d+)(?:\.\w+)*", text)
     return found[1] if found else ""
 
 

@@ -62,7 +62,8 @@ def readme(record: BuildRecord, graph: Path) -> str:
     on_board = target.runtime in ("tensorrt", "trtexec")
     served = sorted({name.split("/")[1] for name in record.bundle if name.startswith(f"{TRITON}/")})
     device = record.device  # of a range, the lines are for the release that built; the record's target stays the range
-    as_built = target if device is None else target.at_tensorrt(version_named(device.identity.get("runtime", "")))
+    built_by = "" if device is None else version_named(device.identity.get("runtime", ""))
+    as_built = target.at_tensorrt(built_by)
     lines = trtexec_lines(as_built, graph, record.precision, record.channels) if on_board else []
     return render_markdown(
         "bundle",
@@ -82,6 +83,7 @@ def readme(record: BuildRecord, graph: Path) -> str:
         serve=serve_lines(TRITON, served),
         by_hand=[shlex.join(line) for line in lines],
         release=as_built.oldest_tensorrt,
+        built=bool(built_by),
         warning=accuracy_warning(record),
         connected=step.connected if step is not None else "",
         connected_words=CONNECTED,

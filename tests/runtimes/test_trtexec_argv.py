@@ -20,12 +20,27 @@ from edgeprune.runtimes.trtexec_argv import (
     time_argv,
     version_argv,
     version_from_banner,
+    version_named,
 )
 from edgeprune.stages.bundle_readme import trtexec_lines
 from edgeprune.target import load_target
 from edgeprune.target.releases import has_dla
 from edgeprune.target.schema import Builder
 from tests.runtimes.models import convolutions
+
+
+@pytest.mark.parametrize(
+    ("builder", "version"),
+    [
+        ("trtexec 10.3.0", "10.3.0"),
+        ("tensorrt 10.13.3.9", "10.13.3"),
+        ("tensorrt 10.13.0.post1", "10.13.0"),
+        ("tensorrt_rtx 1.7.0", ""),
+        ("onnxruntime 1.22.0", ""),
+    ],
+)
+def test_the_release_that_built_an_engine_is_read_of_trtexec_and_of_the_library(builder: str, version: str) -> None:
+    assert version_named(builder) == version
 
 
 def names(argv: list[str]) -> set[str]:
