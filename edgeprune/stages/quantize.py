@@ -14,6 +14,7 @@ from typing import Any
 from edgeprune.artifact import write_atomically
 from edgeprune.measure import compiling
 from edgeprune.measure.latency import timing_inputs
+from edgeprune.measure.per_image import order_of_images
 from edgeprune.records.facts import (
     BaselineFacts,
     FallbackFacts,
@@ -59,6 +60,7 @@ def _inputs(build: Build) -> Mapping[str, Any]:
             "mixed_precision": build.target.mixed_precision,
             "keep_precision": build.target.keep_precision,
             "timing": timing_inputs(build.target, build.dataset),
+            **order_of_images(build.weights.task),
         },
     }
 

@@ -25,6 +25,9 @@ from edgeprune.version import installed
 UNDOUBLED = "obb"
 """The task that Ultralytics' trainer validates in batches of its own size; for every other one here it doubles them."""
 
+CLASS_FOLDERS = {"class_folders": "the dataset's"}
+"""Condition of a classifier's figure: an older version could take it on other folders than the dataset's classes."""
+
 
 @dataclass(frozen=True)
 class StopAtGoal:
@@ -85,6 +88,7 @@ def _kept_or_measured(unpruned: checkpoint.Checkpoint, dataset: Dataset, setting
             "head": settings.head,
             "arguments": validation_arguments(settings),
             "ultralytics": installed("ultralytics"),
+            **(CLASS_FOLDERS if unpruned.task == "classify" else {}),
         }
     )
     # not the share of a device: a run may go on elsewhere, with the goal it began with

@@ -78,7 +78,7 @@ def test_a_key_has_what_shapes_the_result(
     assert differing(tmp_path, stage, common, {**common, **changed}) == entries
 
 
-@pytest.mark.parametrize("stage", [baseline, engine])
+@pytest.mark.parametrize("stage", [baseline, quantize, engine])
 def test_results_of_images_that_were_kept_in_a_drawn_order_are_measured_again(stage: Any, tmp_path: Path) -> None:
     """A classifier's; what was measured of any other model is reused."""
     entries = []

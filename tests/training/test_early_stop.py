@@ -128,6 +128,21 @@ def test_the_unpruned_figure_is_measured_again_where_anything_that_it_depends_on
     assert figure(relabelled / digits.name) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(("task", "times"), [("detect", 1), ("classify", 2)])
+def test_a_figure_that_was_taken_on_other_class_folders_is_measured_again(
+    task: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = datasets.dataset(tmp_path / "data", task, counts={"train": 8, "val": 8})
+    weights = models.saved(models.model(task), tmp_path / "w.pt")
+    settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, workers=0, quiet=True)
+    measured: list[int] = []
+    monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, **__: measured.append(0) or 0.5)
+    for as_written in ({}, early_stop.CLASS_FOLDERS):  # an older version's conditions, then this one's
+        monkeypatch.setattr(early_stop, "CLASS_FOLDERS", as_written)
+        baseline_accuracy(weights, data=data, settings=settings, work=tmp_path / "work")
+    assert len(measured) == times
+
+
 def test_a_run_with_a_goal_goes_on_with_another_batch(
     tmp_path: Path, narrow: Path, digits: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
