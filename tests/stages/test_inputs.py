@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.data.digits import write_digits
-from edgeprune.errors import EdgepruneError, StageError, TargetError
+from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.frontier.run import frontier
 from edgeprune.options import named, options_of_command
 from edgeprune.search import inputs as search_inputs
@@ -140,6 +141,25 @@ def test_a_head_that_the_model_has_not_is_refused_before_it_is_pruned(data: Path
     for read in (read_inputs, search_inputs.read_inputs):
         with pytest.raises(TargetError, match=r"^export: head end-to-end: the model has no end-to-end head; auto, raw"):
             read(load_target(profile), weights, data, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        ("budget: {latency_ms: 5}\nsparsify: {epochs: 1}", True),  # which trains before the budget is looked at
+        ("budget: {speed_up: 1.0}\nsparsify: {epochs: 1}", False),  # which asks for nothing, so that nothing is trained
+        ("budget: {latency_ms: 5}", False),  # which the model may meet as it is
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_training_that_is_certain(
+    said: str, refused: bool, data: Path, tmp_path: Path
+) -> None:
+    profile, made = tmp_path / "profile.yaml", model("end-to-end", nc=10)
+    made.names, made.model[-1].end2end = dict(enumerate(NAMES)), True  # the head that is left
+    weights = saved(made.fuse(verbose=False), tmp_path / "fused.pt")
+    profile.write_text(f"extends: cpu\ndescription: Ours\n{said}\n")
+    with pytest.raises(DataError, match="was fused") if refused else nullcontext():
+        read_inputs(load_target(profile), weights, data, trust=False)
 
 
 @pytest.mark.parametrize(
