@@ -33,7 +33,7 @@ from edgeprune.serial import from_json, to_json
 from edgeprune.settings import TrainSettings
 from edgeprune.stages.inputs import read_inputs as read_for_build
 from edgeprune.sweep import run as sweep_run
-from edgeprune.sweep.run import checkpoints_apart, sweep
+from edgeprune.sweep.run import checkpoints_apart, refuse_lacking_heads, sweep
 from edgeprune.target import Target, default_target, load_target, shipped_targets
 from edgeprune.training.pretrain import pretrain
 from edgeprune.training.sizes import sized
@@ -341,6 +341,35 @@ def test_another_checkpoint_that_cannot_be_run_so_is_refused_by_its_name(
     asked = load_target("cpu").changed(target)
     with pytest.raises(TargetError, match=f"^--also {other}: {word}"):
         checkpoints_apart(source, other, "--also", asked, trust=False, reporter=Silent())
+
+
+def test_another_checkpoint_without_the_head_that_the_device_takes_is_refused_by_its_name(tmp_path: Path) -> None:
+    """A range of releases may allow another head than the release that is found."""
+    two_heads = checkpoint.load(models.saved(models.model("end-to-end"), tmp_path / "source.pt"))
+    one_head = checkpoint.load(models.saved(models.model(), tmp_path / "other.pt"))
+    asked = load_target("cpu").changed({"export.head": "end-to-end"})
+    refuse_lacking_heads({"source": two_heads}, "--also", asked)
+    with pytest.raises(TargetError, match=f"^--also {one_head.path}: export: head end-to-end: the model has no"):
+        refuse_lacking_heads({"source": two_heads, "other": one_head}, "--also", asked)
+
+
+@pytest.mark.parametrize(("beside", "option"), [(sweep_beside, "--unpruned"), (frontier_beside, "--also")])
+def test_the_heads_of_all_checkpoints_are_looked_at_on_the_device(
+    beside: Callable[..., None], option: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[Path], str]] = []
+
+    def heads(sources: Mapping[str, checkpoint.Checkpoint], option: str, target: object) -> None:
+        asked.append(([source.path for source in sources.values()], option))
+        raise Enough
+
+    for run in (sweep_run, frontier_run):
+        monkeypatch.setattr(run, "refuse_lacking_heads", heads)
+    made = models.with_attribute(models.model(nc=10), names=dict(Dataset.load(digits).names))
+    first, second = (models.saved(made, tmp_path / f"{name}.pt", train_args={"imgsz": TRAINED}) for name in "ab")
+    with pytest.raises(Enough):
+        beside(second, {"weights": first, "data": digits, "out": tmp_path / "out", "epochs": 0}, Heard())
+    assert asked == [([first, second], option)]
 
 
 def test_another_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ from edgeprune.runtimes.site import open_site
 from edgeprune.samples.average_precision import DropInterval, drop_interval
 from edgeprune.samples.gates import metric_name
 from edgeprune.scratch import scratch
-from edgeprune.search.inputs import read_inputs, refuse_lacking_head, require_prunable
+from edgeprune.search.inputs import read_inputs, require_prunable
 from edgeprune.serial import write_json
 from edgeprune.settings import check_seed
 from edgeprune.stages.inputs import build_command
@@ -69,6 +69,7 @@ from edgeprune.sweep.run import (
     jobs_of,
     per_image_file,
     point_file,
+    refuse_lacking_heads,
     require_budgets,
     require_options,
     require_trainable,
@@ -280,7 +281,7 @@ class FrontierRun:
             quiet(),
         ):
             site.require_usable()
-            refuse_lacking_head(self.source, site.target, known=True)
+            refuse_lacking_heads(self.sources, "--also", site.target)
             until_written.enter_context(open_workspace(self.out, "frontier"))
             if self.made_in_python:
                 write_atomically(self.out / PROFILE, profile_yaml(self.stated_target))

@@ -118,7 +118,7 @@ def sweep(
         with open_site(target) as site:
             site.require_usable()
             conditions = conditions_of(site)
-    refuse_lacking_head(source, target_on(target, conditions), known=True)
+    refuse_lacking_heads(sources, "--unpruned", target_on(target, conditions))
 
     alike = jobs_of(data, dataset.digest, source.task, seed=seed, trust=trust, out=out, conditions=conditions)
 
@@ -226,6 +226,23 @@ def checkpoints_apart(
             )
         found.append(other)
     return dict(zip(names_apart([one.path.with_suffix("") for one in found]), found, strict=True))
+
+
+def refuse_lacking_heads(sources: Mapping[str, Checkpoint], option: str, target: Target) -> None:
+    """Raise ``TargetError`` where one of the checkpoints has not the head that the device's release of TensorRT takes.
+
+    Args:
+        sources: as :func:`checkpoints_apart` gives them, the main one first.
+        option: that names the others.
+        target: on the device.
+    """
+    main, *others = sources.values()
+    refuse_lacking_head(main, target, known=True)
+    for other in others:
+        try:
+            refuse_lacking_head(other, target, known=True)
+        except TargetError as error:
+            raise TargetError(f"{option} {other.path}: {error}") from error
 
 
 def require_budgets(budgets: Sequence[object]) -> None:
