@@ -55,7 +55,7 @@ from edgeprune.export.graph import inputs_of, load_made, metadata_of, opset_of, 
 from edgeprune.export.half import cast_graph_to_half
 from edgeprune.export.images import batch_from_images
 from edgeprune.export.metadata import PRECISION_KEY
-from edgeprune.export.mixed import restore_float
+from edgeprune.export.mixed import not_quantized, restore_float
 from edgeprune.export.onnx import DEFAULT_OPSET, ExportInfo, describe_to_run
 from edgeprune.export.precision import load_fp32, precision_of, require_loads
 from edgeprune.export.regions import from_selection_on, regions_of
@@ -133,6 +133,8 @@ def quantize_to_int8(
     body = _quantize_static(model, body, images, recipe, method, percentile, per_channel, excluded - selecting, reduced)
     quantized = _with_decoder(body, model, selecting)
     if keep_float:  # the quantiser would leave out the node alone: its input and its activation would still be rounded
+        if not half and (idle := not_quantized(model, quantized, keep_float)):
+            warnings = (*warnings, _without_effect(idle, recipe))
         quantized = restore_float(model, quantized, keep_float)
     set_metadata(quantized, {**metadata_of(model), PRECISION_KEY: "int8"})
     if half:
@@ -168,6 +170,16 @@ def calibration_warnings(count: int) -> tuple[str, ...]:
     if count < ADVISED_IMAGES:
         return (f"INT8 was calibrated on {count} images; {ADVISED_IMAGES} or more are advised",)
     return ()
+
+
+def _without_effect(names: Sequence[str], recipe: str) -> str:
+    """Why naming nodes that INT8 leaves in float keeps nothing in float, in a line."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    takes = "quantises convolutions alone" if recipe == "tensorrt" else f"quantises {', '.join(CPU_OPS)}"
+    return (
+        f"{named('keep_float')} {shown}: changes nothing, as INT8 leaves this in float; the recipe {recipe} {takes}, "
+        "and no last layer of the head"
+    )
 
 
 def _without_nodes(model: onnx.ModelProto, dropped: Collection[str]) -> onnx.ModelProto:

@@ -222,6 +222,14 @@ def restore_float(source: onnx.ModelProto, quantized: onnx.ModelProto, layers: C
     return with_value_info(mixed)
 
 
+def not_quantized(source: onnx.ModelProto, quantized: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
+    """Those of some nodes that :func:`restore_float` changes nothing for: neither they read what was rounded nor what
+    only handles their outputs. Arguments as there."""
+    dequantized = {n for node in quantized.graph.node if node.op_type == "DequantizeLinear" for n in node.output}
+    rounded = {node.name for node in quantized.graph.node if dequantized.intersection(node.input)}
+    return [name for name in nodes if rounded.isdisjoint({name, *_float_handlers(source, [name])})]
+
+
 def _float_handlers(source: onnx.ModelProto, layers: Collection[str]) -> set[str]:
     """Nodes without weights that handle the outputs of these layers and of no others: activations, and joins of which
     every branch is in float. With all layers in float that is every such node, and the graph is the source again."""

@@ -55,7 +55,9 @@ def float_nodes(model: onnx.ModelProto | Path) -> tuple[str, ...]:
 
 def nodes_to_keep(model: onnx.ModelProto | Path) -> tuple[str, ...]:
     """Names of the nodes that a precision below FP32 can change, in the graph's order: what ``keep_float`` can name to
-    an effect. Those that give whole numbers are changed by none, and the decoder stays in FP32 by itself."""
+    an effect in FP16. Those that give whole numbers are changed by none, and the decoder stays in FP32 by itself. INT8
+    changes fewer (by the recipe ``tensorrt`` convolutions alone, by no recipe the head's last layers), and
+    :func:`~edgeprune.export.int8.quantize_to_int8` warns of the others."""
     named = name_nodes(load_graph(model) if not isinstance(model, onnx.ModelProto) else model)
     decoder, graph = regions_of(named).decoder, with_shapes(named).graph
     typed = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}

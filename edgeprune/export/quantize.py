@@ -61,7 +61,8 @@ def quantize_onnx(
         reduce_range: weights of 7 bits, for the recipe ``cpu`` on an x86 CPU without VNNI, whose integer kernels cut
             off sums of full ones; where this machine's CPU needs it when None.
         keep_float: names of nodes that stay in FP32, with what handles their outputs: in INT8 what handles no others
-            (an activation), in half precision all of it up to the next convolution.
+            (an activation), in half precision all of it up to the next convolution. What INT8 leaves in float anyway is
+            told in the warnings: by the recipe ``tensorrt`` every node but convolutions.
         seed: of the choice of images.
         trust: as in :meth:`Dataset.load`.
 

@@ -322,6 +322,21 @@ def _read(model: onnx.ModelProto, layer: str) -> list[str]:
     return next(list(node.input) for node in model.graph.node if node.name == layer)
 
 
+@pytest.mark.parametrize(("recipe", "half", "told"), [("tensorrt", False, 1), ("tensorrt", True, 0), ("cpu", False, 0)])
+def test_naming_what_int8_leaves_in_float_is_said_to_change_nothing(recipe, half, told, small, tmp_path):
+    source, named = small(), ["/model.1/act/Mul", "/model.1/conv/Conv"]
+    images, written = noise_images(tmp_path), []
+    for kept in (named, named[1:]):
+        arguments = {"method": "minmax", "recipe": recipe, "half": half, "keep_float": kept}
+        info = quantize_to_int8(source, tmp_path / f"{len(kept)}.onnx", images, **arguments)
+        written.append(sorted(str(node.input) for node in load_graph(tmp_path / f"{len(kept)}.onnx").graph.node))
+        warned = [line for line in info.warnings if "changes nothing" in line]
+        assert len(warned) == (told if kept == named else 0)
+        assert all(named[0] in line and named[1] not in line for line in warned)
+    if told:
+        assert written[0] == written[1]
+
+
 @pytest.mark.parametrize("op", ["Add", "MaxPool", "Sigmoid"])
 def test_a_node_without_weights_is_kept_in_float_too(op, small, tmp_path):
     """Between a Q/DQ pair on either side ONNX Runtime would run it in whole numbers."""
