@@ -1,5 +1,8 @@
 """Every command of edgeprune that the code prints is one that can be typed as it stands: its options exist, and what
-it needs is given, with a placeholder in capitals where only the user knows it."""
+it needs is given, with a placeholder in capitals where only the user knows it.
+
+Two kinds are looked at less or not: of a line that leaves something out by ``…`` only the options, and of one that is
+joined from a list of words (``shlex.join``) nothing, for it is no text of the code."""
 
 from __future__ import annotations
 

@@ -355,10 +355,11 @@ class Dataset:
         :meth:`check_matches`."""
         if not kpt_shape or self.kpt_shape is None or tuple(kpt_shape) == self.kpt_shape:
             return
+        from_description = "edgeprune build --target TARGET --weights yolo11n-pose.yaml --data DATA"
         raise DataError(
             f"{self.source} has kpt_shape {list(self.kpt_shape)} and {model} gives {list(kpt_shape)}, which its head "
             "fixes; give a dataset of the model's keypoints, or a model of the dataset's: one from a description "
-            "(edgeprune build --weights yolo11n-pose.yaml …) takes them from the dataset"
+            f"({from_description}) takes them from the dataset"
         )
 
     @cached_property

@@ -62,7 +62,7 @@ def refuse_untrainable_head(model: nn.Module) -> None:
         raise DataError(
             "the model was pruned so that it cannot be trained, as an earlier edgeprune did: proto.semseg, which only "
             f"training runs, reads {reads} channels where {given} are given; next: prune the original again "
-            "(edgeprune prune ORIGINAL.pt …)"
+            "(edgeprune prune ORIGINAL.pt --macs-speed-up N -o PRUNED.pt)"
         )
 
 
