@@ -435,9 +435,10 @@ class FrontierRun:
         if not best.budget and job is not None and (tuned := checkpoint_file(self.out, job)).is_file():
             weights = tuned
         stated = {**_stated(levers.target, self.imgsz), **levers.output.keys}
-        own = self.sources[best.form.weights].size_for(profile=self.stated_target.stated_imgsz)
-        if own.side != levers.target.imgsz:  # a build of this checkpoint would be at its own size, which none measured
-            stated["imgsz"] = levers.target.imgsz
+        if self.imgsz is None:  # else it is stated, and what the profile says need not fit this checkpoint
+            own = self.sources[best.form.weights].size_for(profile=self.stated_target.stated_imgsz)
+            if own.side != levers.target.imgsz:  # its build would be at its own size, which none measured
+                stated["imgsz"] = levers.target.imgsz
         keys = {**stated, **build_keys(best, self.kind, value, levers.target)}
         if best.budget and self.epochs:
             keys["finetune.epochs"] = self.epochs

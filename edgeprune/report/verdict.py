@@ -422,7 +422,9 @@ def _more_samples(record: BuildRecord) -> str:
     if record.carried_by:
         more = max(2, rounds // usual + 1) * usual
         return f"measure.rounds: {more}" if more <= MAX_EFFORT * usual else ""
-    return "measure.retries" if record.target.runtime == "trtexec" else "measure.rounds or measure.retries"
+    if record.target.runtime == "trtexec":
+        return "measure.retries" if 2**record.target.measure.retries < MAX_EFFORT else ""
+    return "measure.rounds or measure.retries"
 
 
 def _limit_need(gate: Gate, record: BuildRecord) -> _Need:

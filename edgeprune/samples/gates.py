@@ -36,7 +36,7 @@ from edgeprune.samples.telemetry import BOARD, causes_of, doubt_of, remedy_of
 from edgeprune.samples.text import DIGITS, ceiled, floored, told_apart
 from edgeprune.target import Target
 
-RULES = 3
+RULES = 2
 """Raised when a gate or a statistic says something else of the same samples, or a report of the same record. A build
 keeps those that it was judged by: of others, what differs is no edit. Records from before there was a number have none.
 """

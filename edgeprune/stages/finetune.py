@@ -39,8 +39,14 @@ def _inputs(build: Build) -> Mapping[str, Any]:
     return {
         **build.source((build.record(PruneFacts), "model"), (build.record(BaselineFacts), "model")),
         **teacher_inputs(build),
-        "params": train_inputs(build, build.target.finetune),
+        "params": {**train_inputs(build, build.target.finetune), **_goal_inputs(build)},
     }
+
+
+def _goal_inputs(build: Build) -> dict[str, str]:
+    from edgeprune.training.early_stop import goal_conditions
+
+    return {} if build.target.finetune.until is None else goal_conditions(build.weights.task)
 
 
 def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
@@ -65,6 +71,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[FinetuneFacts]:
         metadata=checkpoint.load(pruned.path("model")).edgeprune,
         until=goal,
         trust=build.trust,
+        teacher_is_named=False,  # one that is was told of before anything began
     )
     tuned = checkpoint.load(result.best)
     checkpoint.require_shapes(tuned.model, pruned.facts.signature, "fine-tuning")

@@ -125,9 +125,8 @@ def _require_possible(target: Target, model: Checkpoint | ModelDescription) -> N
 
     refuse_shared_weights(model.model)
     refuse_lacking_head(model, target, known=False)  # else the baseline, which is exported first, refuses it
-    in_ms = target.budget.kind == "latency_ms"  # which the model may meet as it is: the stage prune asks then
-    trains_before = target.sparsify is not None or not in_ms
-    if target.qat is not None or (trains_before and not target.budget.asks_nothing):
+    in_ms = target.budget.kind == "latency_ms"  # which the model may meet as it is: sparsify and prune ask then
+    if target.qat is not None or not (in_ms or target.budget.asks_nothing):
         refuse_untrainable(model)
     require_prunable(target, model)
     require_training_arguments(target, trainings_of(target, not isinstance(model, Checkpoint)))

@@ -49,6 +49,7 @@ def _run(build: Build, folder: Path, key: Key) -> Output[QatFacts]:
         work=build.workspace.scratch(key),
         metadata=checkpoint.load(given).edgeprune,
         trust=build.trust,
+        teacher_is_named=False,  # one that is was told of before anything began
         label="INT8",
     )
     trained = checkpoint.load(result.best)

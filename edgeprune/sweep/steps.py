@@ -278,6 +278,7 @@ def _trained(
                 settings=replace(settings, teacher=teacher, quiet=True),
                 work=place / "run",
                 trust=job.trust,
+                teacher_is_named=False,  # one that is was told of before anything began
             )
             write_atomically(kept, result.best.with_name(file).read_bytes())
         shutil.rmtree(place, ignore_errors=True)

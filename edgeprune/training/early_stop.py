@@ -26,7 +26,12 @@ UNDOUBLED = "obb"
 """The task that Ultralytics' trainer validates in batches of its own size; for every other one here it doubles them."""
 
 CLASS_FOLDERS = {"class_folders": "the dataset's"}
-"""Condition of a classifier's figure: an older version could take it on other folders than the dataset's classes."""
+
+
+def goal_conditions(task: str) -> dict[str, str]:
+    """Key entry of what rests on the unpruned model's figure: an older version could take a classifier's on other
+    folders than the dataset's classes. Empty for every other task, so that what was made is kept."""
+    return CLASS_FOLDERS if task == "classify" else {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _kept_or_measured(unpruned: checkpoint.Checkpoint, dataset: Dataset, setting
             "head": settings.head,
             "arguments": validation_arguments(settings),
             "ultralytics": installed("ultralytics"),
-            **(CLASS_FOLDERS if unpruned.task == "classify" else {}),
+            **goal_conditions(unpruned.task),
         }
     )
     # not the share of a device: a run may go on elsewhere, with the goal it began with

@@ -55,6 +55,7 @@ def finetune(
     keep: Literal["best", "last"] = "best",
     take_ended: bool = False,
     trust: bool = False,
+    teacher_is_named: bool = True,
     label: str = "fine-tune",
     progress: Progress = silent,
 ) -> TrainResult:
@@ -76,6 +77,7 @@ def finetune(
         take_ended: a run in ``work`` that had ended is the result also where a batch, patience, time or anything else
             that may change between epochs is another one now; else it begins anew.
         trust: load weights and teacher with foreign classes, and as in :meth:`Dataset.load`; both execute code.
+        teacher_is_named: whether somebody named the teacher; then one that was trained at another size is told.
         label: what ``progress`` calls the work.
         progress: called after every epoch.
 
@@ -112,7 +114,7 @@ def finetune(
                 settings,
                 channels=dataset.channels,
                 kpt_shape=dataset.kpt_shape,
-                imgsz=settings.imgsz,
+                imgsz=settings.imgsz if teacher_is_named else None,
                 trust=trust,
                 student=before,
             )

@@ -254,21 +254,24 @@ def test_what_was_undecided_on_its_board_is_carried_there_only_where_measuring_a
 
 
 @pytest.mark.parametrize(
-    ("carried", "rounds", "words"),
+    ("carried", "rounds", "retries", "words"),
     [
-        (False, 60, "more samples (measure.retries in the profile), or on a quiet machine ("),
-        (True, 4, "more samples (measure.rounds: 120 in the profile), or on a quiet machine ("),
-        (True, 179, "more samples (measure.rounds: 180 in the profile), or on a quiet machine ("),
-        (True, 900, "more samples (measure.rounds: 960 in the profile), or on a quiet machine ("),
-        (True, 960, "a quiet machine ("),
+        (False, 60, 3, "more samples (measure.retries in the profile), or on a quiet machine ("),
+        (False, 60, 4, "a quiet machine ("),  # whose last look has as many samples as any further one
+        (True, 4, 2, "more samples (measure.rounds: 120 in the profile), or on a quiet machine ("),
+        (True, 179, 2, "more samples (measure.rounds: 180 in the profile), or on a quiet machine ("),
+        (True, 900, 2, "more samples (measure.rounds: 960 in the profile), or on a quiet machine ("),
+        (True, 960, 2, "a quiet machine ("),
     ],
 )
-def test_more_samples_of_trtexec_are_asked_for_by_what_adds_processes(carried: bool, rounds: int, words: str) -> None:
+def test_more_samples_of_trtexec_are_asked_for_by_what_adds_processes(
+    carried: bool, rounds: int, retries: int, words: str
+) -> None:
     record = timed(RATIO, 13.13)
-    measure = record.target.measure.model_copy(update={"rounds": rounds})
+    measure = replace(record.target.measure, rounds=rounds, retries=retries)
     target = record.target.model_copy(update={"runtime": "trtexec", "measure": measure})
     record = replace(record, target=target, carried_by="scp -r there" if carried else None)
-    assert _need(record.gates[0], record).when.startswith(f"{'on' if rounds == 960 else 'with'} {words}")
+    assert _need(record.gates[0], record).when.startswith(f"{'on' if words.startswith('a quiet') else 'with'} {words}")
 
 
 def test_what_failed_before_the_board_was_asked_is_mended_first(capsys: pytest.CaptureFixture[str]) -> None:

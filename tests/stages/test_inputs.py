@@ -146,9 +146,10 @@ def test_a_head_that_the_model_has_not_is_refused_before_it_is_pruned(data: Path
 @pytest.mark.parametrize(
     ("said", "refused"),
     [
-        ("budget: {latency_ms: 5}\nsparsify: {epochs: 1}", True),  # which trains before the budget is looked at
+        ("budget: {speed_up: 1.5}\nsparsify: {epochs: 1}", True),
         ("budget: {speed_up: 1.0}\nsparsify: {epochs: 1}", False),  # which asks for nothing, so that nothing is trained
-        ("budget: {latency_ms: 5}", False),  # which the model may meet as it is
+        ("budget: {latency_ms: 5}\nsparsify: {epochs: 1}", False),  # which the model may meet as it is: neither is it
+        ("budget: {latency_ms: 5}", False),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_training_that_is_certain(

@@ -89,6 +89,20 @@ def test_results_of_images_that_were_kept_in_a_drawn_order_are_measured_again(st
     assert entries[1] - entries[0] == {"params.order_of_images"}
 
 
+def test_what_was_trained_until_a_goal_that_other_class_folders_set_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier's with a goal; every other one is kept."""
+    monkeypatch.setattr(Build, "source", lambda *_: {})
+    with_it = []
+    for task, until in (("detect", 0.01), ("classify", None), ("classify", 0.01)):
+        build = build_with(tmp_path, **{"finetune.until": until})
+        build.weights = replace(build.weights, task=task)
+        if "params.class_folders" in flat(finetune.STAGE.inputs(build)):
+            with_it.append((task, until))
+    assert with_it == [("classify", 0.01)]
+
+
 @pytest.mark.parametrize("stage", [finetune, qat])
 def test_where_a_training_runs_is_in_no_key(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Build, "source", lambda *_: {})

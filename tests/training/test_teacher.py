@@ -164,6 +164,8 @@ def test_a_teacher_that_was_trained_at_another_size_is_heard_with_a_warning(
 
     monkeypatch.setattr("edgeprune.training.finetune.run_training", trains)
     source = checkpoint.load(narrow)
+    checkpoint.save(source.model, tmp_path / "128.pt", like=source, train_args={"imgsz": 128})
+    unnamed = TrainSettings(imgsz=64, teacher=tmp_path / "128.pt", quiet=True)
     for side in (64, 96):
         checkpoint.save(source.model, teacher := tmp_path / f"{side}.pt", like=source, train_args={"imgsz": side})
         if asks == "build":
@@ -172,6 +174,8 @@ def test_a_teacher_that_was_trained_at_another_size_is_heard_with_a_warning(
             settings = TrainSettings(imgsz=64, teacher=teacher, quiet=True)
             with pytest.raises(Enough):
                 finetune(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=settings)
+    with pytest.raises(Enough):  # the unpruned model teaches in a build, and nobody named it
+        finetune(narrow, data=digits, out=tmp_path / "o", work=tmp_path / "w", settings=unnamed, teacher_is_named=False)
     said = [record.getMessage() for record in caplog.records if "teacher" in record.getMessage()]
     assert said == [f"teacher {tmp_path / '96.pt'}: its input is 64 px, as the student's; it was trained at 96 px"]
 
