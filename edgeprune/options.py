@@ -4,18 +4,26 @@ they are called where a value is refused."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from edgeprune.artifact import sha256_of
 from edgeprune.errors import TargetError
 
 PLOTS = (".html", ".png", ".svg", ".pdf")
 BEST = "best.pt"
 """What a training leaves in its folder."""
+RESULTS = "results.csv"
+"""The figures of its epochs there."""
+RESULT = "result.json"
+"""What it says of the two in its scratch folder: their digests by name; until it knows them, that it writes them."""
+WRITING = "writing"
+"""Key of the folder that it writes them into."""
 TRAINING = ".training"
 """Folder of its epochs there, with which the same command goes on."""
 STDOUT = "-"
@@ -147,15 +155,45 @@ def output_training(path: Path | None) -> Path | None:
     """A folder that a training leaves its ``best.pt`` in, as a callback of its option; gives it back.
 
     Raises:
-        TargetError: as :func:`output_folder`, or another program's training left a ``best.pt`` there.
+        TargetError: as :func:`refuse_other_training`, with the epochs in ``.training`` beside it.
     """
-    output_folder(path)
-    if path is not None and (path / BEST).exists() and not (path / TRAINING).is_dir():
-        raise TargetError(
-            f"{path}: has a {BEST} and no {TRAINING} beside it, so that it is not known to be edgeprune's, and this "
-            "training would replace it; give another folder, or move it away"
-        )
+    if path is not None:
+        refuse_other_training(path, path / TRAINING)
     return path
+
+
+def refuse_other_training(out: Path | str, work: Path | str) -> None:
+    """Refuse a folder where the result of a training would replace that of another one.
+
+    Args:
+        out: folder that the result goes into.
+        work: scratch folder of the training; before it is made where it is ``.training`` in ``out``.
+
+    Raises:
+        TargetError: as :func:`output_folder`, or a ``best.pt`` or ``results.csv`` lies there that is neither beside a
+            ``.training`` nor what the training in ``work`` left.
+    """
+    out, work = Path(out), Path(work)
+    output_folder(out)
+    left = next((out / name for name in (BEST, RESULTS) if (out / name).exists()), None)
+    if left is None or (out / TRAINING).is_dir():
+        return
+    said = read_result(work)
+    if said.get(WRITING) == str(out.absolute()) or (left.is_file() and sha256_of(left) == said.get(left.stem)):
+        return
+    whose = f" and no {TRAINING} beside it, so that it is not known to be edgeprune's, and this training"
+    if work.absolute() != (out / TRAINING).absolute():
+        whose = f" that is not known to be of the training in {work}, which"
+    raise TargetError(f"{out}: has a {left.name}{whose} would replace it; give another folder, or move it away")
+
+
+def read_result(work: Path) -> dict[str, Any]:
+    """What a training says in :data:`RESULT` of its scratch folder; empty where it says nothing."""
+    try:
+        said = json.loads((work / RESULT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 FOLDER_CHECKS = (output_folder, output_training)

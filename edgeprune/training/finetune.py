@@ -17,7 +17,7 @@ from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.input_size import Size, pixels
-from edgeprune.options import BEST, named, refuse_source
+from edgeprune.options import BEST, named, refuse_other_training, refuse_source
 from edgeprune.progress import Progress, one_run, said_in_this_run, silent
 from edgeprune.pruning.heads import (
     has_end_to_end_head,
@@ -65,7 +65,7 @@ def finetune(
         weights: an Ultralytics checkpoint, pruned or not.
         data: a data set as Ultralytics takes it (YAML path or name; a folder for classification). If it has other
             classes than the model, the class outputs are replaced and nothing else.
-        out: folder that receives ``best.pt`` and ``results.csv``.
+        out: folder that receives ``best.pt`` and ``results.csv``; none that has those of another training.
         settings: how to train.
         work: scratch folder of this run alone; keep it until the call has returned.
         metadata: plain data to keep inside the checkpoint; None keeps what ``weights`` holds.
@@ -82,11 +82,13 @@ def finetune(
         progress: called after every epoch.
 
     Raises:
-        TargetError: a wrong setting, or ``best.pt`` would take the place of the weights.
+        TargetError: a wrong setting, a folder that cannot be written, or ``best.pt`` would take the place of the
+            weights, or of what another training left.
         DataError: weights, teacher or data set are unusable or disagree, or the data set was changed meanwhile.
         StageError: training failed, the structure changed, or another training works in ``work``.
     """
     refuse_source(Path(out) / BEST, weights, settings.teacher)
+    refuse_other_training(out, work)
     source = checkpoint.load(weights, trust=trust)
     before = source.model
     refuse_untrainable_head(before)

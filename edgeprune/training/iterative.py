@@ -15,7 +15,7 @@ from typing import Literal
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
-from edgeprune.options import BEST, named, refuse_source
+from edgeprune.options import BEST, named, refuse_other_training, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import ranks_by_images
@@ -63,7 +63,8 @@ def prune_in_rounds(
             images of the training split.
 
     Raises:
-        TargetError: fewer epochs than rounds where no time is given, or a speed-up that is impossible or out of reach.
+        TargetError: fewer epochs than rounds where no time is given, a speed-up that is impossible or out of reach, or
+            as in ``finetune`` for where the result goes.
         DataError: as in ``finetune``; what was changed between two rounds counts too.
         StageError: as in ``finetune``.
     """
@@ -73,6 +74,7 @@ def prune_in_rounds(
     if not macs_speed_up > 1:
         raise TargetError(f"{named('macs_speed_up', repr(macs_speed_up))}: allowed is a number above 1")
     refuse_source(Path(out) / BEST, weights, settings.teacher)
+    refuse_other_training(out, _work_of(work, rounds))
     unpruned = checkpoint.load(weights, trust=trust)
     refuse_untrainable_head(unpruned.model)
     settings = sized(settings, unpruned)
@@ -84,7 +86,7 @@ def prune_in_rounds(
     current, finished, batches = Path(weights), [], None
     with ExitStack() as stack:
         for number in range(1, rounds + 1):
-            folder = Path(work) / f"round-{number}"
+            folder = _work_of(work, number)
             start = folder / "pruned.pt"
             loaded = checkpoint.load(current, trust=trust and number == 1)
             if batches is None and ranks_by_images(importance):
@@ -118,3 +120,8 @@ def prune_in_rounds(
             finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))
             current = trained.best
     return finished
+
+
+def _work_of(work: Path | str, number: int) -> Path:
+    """Scratch folder of a round, counted from 1."""
+    return Path(work) / f"round-{number}"

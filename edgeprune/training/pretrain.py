@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
 from edgeprune.input_size import default_side, trained_size
+from edgeprune.options import BEST, refuse_other_training, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
@@ -56,6 +57,8 @@ def pretrain(
             label="pretrain",
             progress=progress,
         )
+    refuse_source(Path(out) / BEST, settings.teacher)
+    refuse_other_training(out, work)
     described = read_model_yaml(source)
     size = settings.imgsz or default_side(described.task)
     settings = replace(settings, imgsz=trained_size(size, described.stride))

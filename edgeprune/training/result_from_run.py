@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from ultralytics.cfg import TASK2METRIC
@@ -18,6 +17,7 @@ from ultralytics.utils import RANK
 from edgeprune import checkpoint, serial
 from edgeprune.artifact import sha256_of, write_atomically
 from edgeprune.model_metadata import is_plain
+from edgeprune.options import BEST, RESULT, RESULTS, WRITING, read_result, refuse_other_training
 from edgeprune.settings import TrainSettings
 from edgeprune.training.distributed import on_first_process
 from edgeprune.training.result import TrainResult, TrainSummary
@@ -26,7 +26,7 @@ from edgeprune.unpickle import content_of
 
 QUANTIZED = "quantized.pt"
 """The same weights with their fake quantizers, after training for INT8: what its graph is exported from."""
-COPIED_FILES = ("results.csv", "*.png", "*.jpg", "events.out.tfevents.*")
+COPIED_FILES = (RESULTS, "*.png", "*.jpg", "events.out.tfevents.*")
 """What a run leaves for people to look at: curves, plots where ``plots`` asked for them, TensorBoard's events."""
 
 
@@ -53,7 +53,7 @@ def result_from_run(
     where = {"data": data, "out": Path(out), "work": Path(work)}
     write = partial(_write, run, model, epoch, settings=settings, metadata=metadata, **where)
     summary = TrainSummary(run.epochs_run, epoch, run.epochs, on_first_process(write), run.seconds, run.given)
-    return TrainResult(Path(out) / "best.pt", summary)
+    return TrainResult(Path(out) / BEST, summary)
 
 
 def _write(
@@ -67,13 +67,15 @@ def _write(
     work: Path,
     metadata: Mapping[str, object] | None,
 ) -> float:
-    best, record = out / "best.pt", work / "result.json"
+    best, record = out / BEST, work / RESULT
     # epoch 0 may be kept again with other data or settings, so that weights alone do not tell one result from another
     request = (work / "run.json").read_text() if (work / "run.json").is_file() else ""
     source = serial.digest_of([weights_digest(model), request, dict(metadata or {})])
-    written = _read(record)
+    written = read_result(work)
     if written.get("source") != source or not best.is_file() or sha256_of(best) != written.get("best"):
+        refuse_other_training(out, work)  # again: hours have passed
         out.mkdir(parents=True, exist_ok=True)
+        write_atomically(record, json.dumps({WRITING: str(out.absolute())}))  # whose they are after a kill
         trained = _trained(run, epoch)
         metadata = {key: value for key, value in (metadata or {}).items() if key != checkpoint.RECTANGLE}
         if isinstance(settings.side, tuple):
@@ -87,13 +89,15 @@ def _write(
         for pattern in COPIED_FILES:
             for file in run.best.parent.parent.glob(pattern):
                 shutil.copyfile(file, out / file.name)
+        left = {Path(name).stem: sha256_of(out / name) for name in (BEST, RESULTS) if (out / name).is_file()}
+        write_atomically(record, json.dumps(left))
         if RANK == -1:
             accuracy = validation_accuracy(judged, data=data, settings=settings, work=work)
         else:
             accuracy = next(
                 row.figures[TASK2METRIC[run.task]] for row in (run.given, *run.epochs) if row and row.number == epoch
             )
-        written = {"source": source, "best": sha256_of(best), "map50_95": accuracy}
+        written = {"source": source, **left, "map50_95": accuracy}
         write_atomically(record, json.dumps(written))
     return float(written["map50_95"])
 
@@ -116,10 +120,3 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read(record: Path) -> dict[str, Any]:
-    try:
-        return json.loads(record.read_text())
-    except (OSError, ValueError):
-        return {}
