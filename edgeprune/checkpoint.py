@@ -47,7 +47,50 @@ LEFT_BY_A_RUN = frozenset(
 """Attributes of blocks that loading, a forward pass, a validation or an export sets."""
 RGB = 3  # channels that Ultralytics counts where a model does not say them
 MOST_NUMBERS = 64  # of a tensor that is no weight and belongs to an architecture: strides, not anchors
+GIVEN = "the model"  # in messages, what was given in Python and has no file's name
 SMALLEST_PX = 64  # side of an image that every model of stride 32 and 64 takes
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a checkpoint says of its training.
+
+    Attributes:
+        train_args: the arguments it was trained with, as the file has them.
+        edgeprune: metadata that :func:`save` wrote.
+    """
+
+    train_args: Mapping[str, object] = field(default_factory=dict)
+    edgeprune: Mapping[str, object] = field(default_factory=dict)
+
+    def imgsz(self, what: str) -> Size | None:
+        """Size of the images that were trained on, in pixels; None where nothing says it. ``what`` says it, for
+        messages."""
+        if (rectangle := self.edgeprune.get(RECTANGLE)) is not None:
+            return plain(size_of(rectangle, what, key=f"edgeprune.{RECTANGLE}"))
+        side = self.train_args.get("imgsz")
+        return None if side is None else max(size_of(side, what))
+
+    @property
+    def rectangle(self) -> Mapping[str, object]:
+        """The metadata of a model that is made of this one: the rectangle that it was trained at, if it was."""
+        return {key: value for key, value in self.edgeprune.items() if key == RECTANGLE}
+
+
+def training_of(model: object) -> Training:
+    """What the checkpoint says that a model was read from, where it is an Ultralytics interface (``YOLO("best.pt")``),
+    which keeps that; a bare network tells nothing, for its ``args`` are filled up with defaults.
+
+    Raises:
+        DataError: it says what cannot be.
+    """
+    from ultralytics.engine.model import Model
+
+    kept = model.ckpt if isinstance(model, Model) else None
+    if not isinstance(kept, Mapping):
+        return Training()
+    own = mapping_of(kept.get("edgeprune"), GIVEN, "edgeprune")
+    return Training(_train_args(kept.get("train_args"), GIVEN), own)
 
 
 @dataclass
@@ -89,10 +132,7 @@ class Checkpoint:
 
         Ultralytics knows the side of a square; height and width of a rectangle are in our own metadata.
         """
-        if (rectangle := self.edgeprune.get(RECTANGLE)) is not None:
-            return plain(size_of(rectangle, str(self.path), key=f"edgeprune.{RECTANGLE}"))
-        side = self.train_args.get("imgsz")
-        return None if side is None else max(size_of(side, str(self.path)))
+        return Training(self.train_args, self.edgeprune).imgsz(str(self.path))
 
     @property
     def single_cls(self) -> bool:

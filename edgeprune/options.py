@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import numbers
 import os
 import shlex
 from collections.abc import Generator, Mapping, Sequence
@@ -34,6 +35,7 @@ OUT = ("--out", "--output", "-o")
 """How every command is told where its result goes."""
 
 Value = TypeVar("Value")
+Number = TypeVar("Number")
 _running: ContextVar[Mapping[str, str] | None] = ContextVar("running", default=None)
 
 
@@ -82,17 +84,25 @@ def output_file(path: Path | None) -> Path | None:
     """
     if path is None:
         return None
+    output_file_with_folder(path)
     folder = path.absolute().parent
+    if not folder.is_dir():
+        raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {shlex.quote(str(folder))}")
+    return path
+
+
+def output_file_with_folder(path: Path | str) -> None:
+    """Refuse a file that a function of Python will write, and whose folder it makes where that is missing.
+
+    Raises:
+        TargetError: it is a folder, or its folder is read-only or cannot be made.
+    """
+    path = Path(path)
     if path.is_dir():
         raise TargetError(f"{path}: is a folder; give the path of a file")
     if path.exists() and not path.is_file():  # written atomically, a file would take its place
         raise TargetError(f"{path}: is a device or a pipe; give the path of a file")
     output_folder(path.parent)
-    if not folder.is_dir():
-        raise TargetError(f"{path}: there is no folder {folder}; make it first: mkdir -p {shlex.quote(str(folder))}")
-    if not os.access(folder, os.W_OK):
-        raise TargetError(f"{path}: the folder {folder} is not writable; give another")
-    return path
 
 
 def output_file_or_stdout(path: Path | None) -> Path | None:
@@ -242,9 +252,16 @@ def command_line(name: str, arguments: Sequence[object], options: Mapping[str, o
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return exact(value) if isinstance(value, float) else str(value)
+    return exact(value) if isinstance(value, float) else str(plain_number(value))
 
 
 def exact(value: float) -> str:
     """A number as text that reads as the same number, and as people write it: ``8``, ``8.333333333333334``."""
-    return repr(value).removesuffix(".0")
+    return repr(plain_number(value)).removesuffix(".0")
+
+
+def plain_number(value: Number) -> Number | int | float:
+    """A number of NumPy as the one of Python, which JSON has and people type; anything else as it is."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, int) else value

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
+from ultralytics import YOLO
 from ultralytics.models.yolo.classify import ClassificationTrainer
 
 from edgeprune import checkpoint
@@ -115,6 +116,32 @@ def test_the_sensitivity_of_a_bare_model_counts_at_the_size_of_its_task(monkeypa
     for task, imgsz, side in (("classify", None, CLASSIFIER_SIDE), ("detect", None, DEFAULT_SIDE), ("detect", 64, 64)):
         with pytest.raises(Enough, match=f"^{side}$"):
             sensitivity(models.model(task), [], imgsz=imgsz)
+
+
+@pytest.mark.parametrize(
+    ("told", "own", "size"),
+    [({"imgsz": 320, "single_cls": True}, {}, 320), ({"imgsz": 160}, {"imgsz": [96, 160]}, (96, 160))],
+    ids=["square", "rectangle"],
+)
+def test_a_model_in_the_interface_of_ultralytics_keeps_what_its_checkpoint_says_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], own: dict[str, Any], size: Size
+) -> None:
+    file = models.saved(models.model(), tmp_path / "w.pt", train_args=told, **({"edgeprune": own} if own else {}))
+    made = prune(YOLO(file), tmp_path / "pruned.pt", ratio=0.2, importance="lamp")
+    assert (made.size, made.plan.settings.imgsz) == (InputSize(size, "weights", size), size)
+    kept, given = checkpoint.load(tmp_path / "pruned.pt"), checkpoint.load(file)
+    assert (kept.train_args, kept.trained_imgsz, kept.single_cls) == (given.train_args, size, "single_cls" in told)
+    assert kept.plan_digest == made.plan.digest
+    assert prune(YOLO(file), ratio=0.2, importance="lamp", imgsz=64).size == InputSize(64, "command", size)
+    assert prune(YOLO(file).model, ratio=0.2, importance="lamp").size == InputSize(DEFAULT_SIDE, "default", None)
+
+    def counts(_: object, model: object, imgsz: Size) -> None:
+        raise Enough(imgsz)
+
+    monkeypatch.setattr("edgeprune.pruning.sensitivity.Pruner.__init__", counts)
+    with pytest.raises(Enough) as ended:
+        sensitivity(YOLO(file), [])
+    assert ended.value.args == (size,)
 
 
 def test_another_size_than_the_trained_one_is_a_warning_with_both() -> None:

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 import typer
 from typer.models import ArgumentInfo, OptionInfo
@@ -26,7 +27,7 @@ from edgeprune.cli import _run as program
 from edgeprune.cli import app
 from edgeprune.cli.deploy import _refuse_others
 from edgeprune.cli.streams import say
-from edgeprune.errors import TargetError
+from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import taken_size
 from edgeprune.options import (
     FILE_CHECKS,
@@ -34,6 +35,7 @@ from edgeprune.options import (
     OUT,
     TRAINING,
     command_line,
+    exact,
     output_checkpoint,
     output_figure,
     output_file,
@@ -110,6 +112,41 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(
     with pytest.raises(TargetError, match="not writable"):
         output_folder(tmp_path / "runs" / "profiles")
     assert asked == [tmp_path]  # where it would have to be made
+
+
+def test_from_python_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file is read: none of what is given is there. The folder of a file is made where it is missing."""
+    import edgeprune
+    from edgeprune.training.iterative import prune_in_rounds
+    from edgeprune.training.pretrain import pretrain
+
+    (tmp_path / "file").write_text("mine")
+    read, below = tmp_path / "none.pt", tmp_path / "file" / "made.pt"
+    settings, work = edgeprune.TrainSettings(), tmp_path / "work"
+    trained = {"data": "none.yaml", "settings": settings, "work": work}
+    for place, seen in ((tmp_path, "is a folder"), (below, "is a file; give the path of a folder")):
+        for write in (
+            partial(edgeprune.prune, read, ratio=0.3, output=place),
+            partial(edgeprune.adopt, read, place),
+            partial(edgeprune.export, read, place),
+            partial(edgeprune.quantize, read, place, precision="fp16"),
+            partial(edgeprune.val, read, data="none.yaml", per_image=place),
+        ):
+            with pytest.raises(TargetError, match=seen):
+                write()
+    with pytest.raises(TargetError, match=r"there is no folder .*missing; make it first"):
+        edgeprune.val(read, data="none.yaml", per_image=tmp_path / "missing" / "x.npz")
+    for train in (edgeprune.finetune, edgeprune.sparsify, partial(prune_in_rounds, macs_speed_up=2, rounds=1)):
+        for place in (tmp_path / "file", below):
+            with pytest.raises(TargetError, match="is a file; give the path of a folder"):
+                train(read, out=place, **trained)
+    with pytest.raises(TargetError, match="is a file; give the path of a folder"):
+        pretrain("none.yaml", out=tmp_path / "file", **trained)
+    with pytest.raises(DataError):  # as no weights are there, and no more
+        edgeprune.prune(read, tmp_path / "new" / "p.pt", ratio=0.3)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("check", [output_file, output_plot, output_folder])
@@ -425,11 +462,16 @@ def test_a_search_checks_its_outputs_before_it_measures(
         (1e-7, "1e-07"),
         (0.1 + 0.2, "0.30000000000000004"),
         (1e22, "1e+22"),
+        (np.float64(1.5), "1.5"),
+        (np.float64(8), "8"),
+        (np.float32(0.5), "0.5"),
+        (np.int64(8), "8"),
     ],
 )
 def test_a_repeated_command_has_the_very_numbers(value: float, text: str) -> None:
     argv = command_line("build", (), {"latency_ms": value, "seed": None}, False)
     assert argv == ["edgeprune", "build", "--latency-ms", text] and float(text) == value
+    assert exact(value) == text
 
 
 @pytest.mark.parametrize(("side", "stride", "task"), [(320, 32, "detect"), (64, 64, "pose"), (224, 1, "classify")])

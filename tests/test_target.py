@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
@@ -567,6 +568,8 @@ def test_a_latency_budget_is_of_one_of_two_kinds() -> None:
     target = load_target("cpu")
     assert target.with_budget("latency_ms", 5).budget.latency_ms == 5
     assert target.with_budget("speed_up", 2).budget.speed_up == 2
+    for number in (np.float64(2), np.float32(2), np.int64(2)):
+        assert target.with_budget("speed_up", number) == target.with_budget("speed_up", 2)
     for kind in ("fps", "macs_speed_up", "", "latency-ms"):
         with pytest.raises(TargetError, match=f"'{kind}' is no kind .* allowed are latency_ms and speed_up"):
             target.with_budget(kind, 2)

@@ -36,7 +36,7 @@ from edgeprune.export.graph import (
 )
 from edgeprune.export.metadata import HEAD_KEY, PLAN_KEY, PRECISION_KEY, SIGNATURE_KEY, facts_of
 from edgeprune.input_size import Size, both_sides
-from edgeprune.options import named, refuse_source
+from edgeprune.options import named, output_file_with_folder, refuse_source
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.settings import LEAST_INT8_OPSET, Inference
 
@@ -137,6 +137,7 @@ def onnx_from_checkpoint(
     if opset not in OPSETS:
         raise TargetError(f"{named('opset')} {opset} is out of range; {OPSETS.start} to {OPSETS.stop - 1} are allowed")
     Inference(batch=batch)
+    output_file_with_folder(output)
     refuse_source(output, weights)
     from ultralytics.engine.exporter import Exporter
 

@@ -14,7 +14,7 @@ from edgeprune.export.metadata import facts_to_run
 from edgeprune.export.onnx import describe_onnx
 from edgeprune.export.precision import PRECISIONS
 from edgeprune.export.result import PrecisionInfo
-from edgeprune.options import refuse_source
+from edgeprune.options import output_file_with_folder, refuse_source
 from edgeprune.settings import Calibration, check_seed
 
 
@@ -73,6 +73,7 @@ def quantize_onnx(
     """
     check_seed(seed)
     Calibration.of(images=images, method=method, percentile=percentile)
+    output_file_with_folder(output)
     refuse_source(output, model)
     if precision not in PRECISIONS or precision == "fp32":
         allowed = ", ".join(name for name in PRECISIONS if name != "fp32")

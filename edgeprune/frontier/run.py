@@ -36,6 +36,7 @@ from edgeprune.frontier.screening import Screening, screen, with_trained_int8
 from edgeprune.input_size import Size
 from edgeprune.measure.per_image import load_per_image
 from edgeprune.measure.variants import site_with
+from edgeprune.options import plain_number
 from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.quiet import quiet
 from edgeprune.records.frontier import (
@@ -235,7 +236,7 @@ class FrontierRun:
         require_budgets(budgets)
         self.weights, self.data, self.out, self.device, self.imgsz = weights, data, Path(out), device, imgsz
         self.kind: Kind = kind
-        self.values, self.jobs, self.seed, self.trust = tuple(budgets), jobs, seed, trust
+        self.values, self.jobs, self.seed, self.trust = tuple(map(plain_number, budgets)), jobs, seed, trust
         self.steps, self.screener, self.everything = steps or RealSteps(), screener, everything
         self.reporter = reporter_of(progress)
         self.stated_target = load_target(target)

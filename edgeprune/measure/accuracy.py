@@ -38,6 +38,7 @@ from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
 from edgeprune.model_file import KINDS, require_model
+from edgeprune.options import output_file
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import process_state_kept, quiet
@@ -75,7 +76,7 @@ def accuracy(
     metadata: Mapping[str, str] | None = None,
     device: str | None = None,
     threads: int = 0,
-    per_image: Path | None = None,
+    per_image: Path | str | None = None,
     trust: bool = False,
     confidence: float | None = None,
 ) -> Accuracy:
@@ -103,10 +104,11 @@ def accuracy(
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
-        TargetError: a size that the model cannot take, or a number out of range.
+        TargetError: a size that the model cannot take, a number out of range, or a place that cannot be written.
         StageError: the validator failed.
     """
     Inference(batch=batch, threads=threads, workers=workers)
+    output_file(per_image if per_image is None else Path(per_image))
     model = Path(model)
     require_model(model, *KINDS)
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
@@ -130,7 +132,7 @@ def accuracy(
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
             raise StageError(f"validating {model} on {dataset.source} ({split}) failed: {first_line(error)}") from error
         if per_image is not None:
-            save_per_image(details, per_image)
+            save_per_image(details, Path(per_image))
         return result
 
 

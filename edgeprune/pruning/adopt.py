@@ -20,7 +20,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from edgeprune.checkpoint import load, named_globals, parameter_count, require_running, save, shape_signature
 from edgeprune.errors import DamagedError, DataError, StageError, first_line
-from edgeprune.options import refuse_source
+from edgeprune.options import output_file_with_folder, refuse_source
 from edgeprune.unpickle import split_block_of
 
 STOCK = ("C2f", "C3k2", "C2fCIB", "C2fPSA", "C2PSA", "RepNCSPELAN4")
@@ -52,10 +52,12 @@ def adopt(weights: Path | str, output: Path | str | None = None) -> Adoption:
         output: the stock checkpoint to write; nothing is written when None.
 
     Raises:
-        TargetError: the output is the checkpoint itself.
+        TargetError: the output is the checkpoint itself, or cannot be written.
         DataError: unreadable, stock already, or with classes that are not known here.
         StageError: halves that cannot be evened out without changing an output.
     """
+    if output is not None:
+        output_file_with_folder(output)
     refuse_source(output, weights)
     aliases = _aliases(named_globals(weights))
     if not aliases:

@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from edgeprune import serial
-from edgeprune.checkpoint import Checkpoint, load, parameter_count, save
+from edgeprune.checkpoint import GIVEN, Checkpoint, Training, load, parameter_count, save, training_of
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
 from edgeprune.families import family_of, network_of
 from edgeprune.input_size import InputSize, Size, input_size
-from edgeprune.options import named, refuse_source, without_none
+from edgeprune.options import named, output_file_with_folder, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
 from edgeprune.pruning.criteria import give_batches, ranks_by_images
@@ -89,7 +89,7 @@ def prune(
 
     Args:
         weights: a checkpoint, its file, the name of published weights, or a model (``YOLO(...)`` or its ``.model``);
-            it is not changed.
+            it is not changed. A bare ``.model`` does not tell how it was trained.
         output: the pruned checkpoint to write; nothing is written when None.
         macs_speed_up: multiply-accumulates before over after, at least this.
         params_ratio: parameters after over before, at most this.
@@ -101,8 +101,8 @@ def prune(
         images: how many images of ``data``.
         batch: images per pass; each batch is one sample of the gradient.
         batches: labelled batches of your own, instead of ``data``.
-        imgsz: a side, or height and width, in pixels; by default the plan's, else what the checkpoint was trained at,
-            else 640 (a classifier's is 224).
+        imgsz: a side, or height and width, in pixels; by default the plan's, else what the checkpoint, or the one that
+            ``YOLO(...)`` was read from, was trained at, else 640 (a classifier's is 224).
         importance: the criterion; ``auto`` is ``taylor`` with ``data`` or ``batches``, ``lamp`` without.
         normalisation: see :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; the criterion's own when None.
         scope: ``global`` ranks channels across the model, ``local`` takes the same share everywhere.
@@ -120,7 +120,8 @@ def prune(
         progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
-        TargetError: not exactly one request, one that is out of reach, or arguments that contradict each other.
+        TargetError: not exactly one request, one that is out of reach, arguments that contradict each other, or an
+            output that cannot be written.
         DataError: the weights or the dataset cannot be read, or the model is of a family that does not run here.
         StageError: the model cannot be pruned, or the pruned one is not what the plan says.
     """
@@ -141,6 +142,8 @@ def prune(
     }
     given = without_none(said)
     settings = PruneSettings.of(**given)
+    if output is not None:
+        output_file_with_folder(output)
     if isinstance(weights, (str, Path, Checkpoint)):
         refuse_source(output, weights.path if isinstance(weights, Checkpoint) else weights)
     reporter = reporter_of(progress)
@@ -172,10 +175,11 @@ def prune(
     checkpoint = load(weights, trust=trust) if isinstance(weights, (str, Path)) else None
     checkpoint = weights if isinstance(weights, Checkpoint) else checkpoint
     model: Any = checkpoint.model if checkpoint is not None else network_of(weights)
+    training = Training() if checkpoint is not None else training_of(weights)
     sizes = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
     if checkpoint is None:
         stride, task = int(max(getattr(model, "stride", [32]))), family_of(model).task
-        size = input_size(None, stride, task, **sizes)
+        size = input_size(training.imgsz(GIVEN), stride, task, **sizes)
     else:
         size = checkpoint.size_for(**sizes)
     side = size.side
@@ -242,7 +246,9 @@ def prune(
         raise StageError(f"the pruned model has {count} parameters, the plan says {plan.params[1]}")
     result = PruneResult(pruned, plan, pruner.savings(plan.widths), checkpoint, size)
     if output is not None:
-        save(pruned, output, like=checkpoint, metadata=result.metadata())
+        metadata = {**training.rectangle, **result.metadata()}
+        train_args = None if checkpoint is not None else training.train_args
+        save(pruned, output, like=checkpoint, metadata=metadata, train_args=train_args)
     return result
 
 

@@ -18,7 +18,7 @@ from edgeprune.checkpoint import parameter_count, shape_signature, signature_of
 from edgeprune.errors import StageError, TargetError
 from edgeprune.families import network_of
 from edgeprune.input_size import Size, taken_size
-from edgeprune.options import named, option
+from edgeprune.options import named, option, plain_number
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
@@ -83,7 +83,8 @@ class Pruner:
     ) -> None:
         model = network_of(model)
         refuse_fused_head(model)
-        self.constraints = Constraints(tuple(ignore), dict(max_ratio or {}), align, min_width)
+        shares = {glob: plain_number(share) for glob, share in (max_ratio or {}).items()}
+        self.constraints = Constraints(tuple(ignore), shares, align, min_width)
         imgsz = taken_size(imgsz, int(max(getattr(model, "stride", [32]))), str(getattr(model, "task", "")))
         self.original, self.imgsz, self.removed, self.head = model, imgsz, tuple(removed), head
         self.model = remove_blocks(model, removed) if removed else model
@@ -256,7 +257,7 @@ class Pruner:
                 f"{named('iterative_steps')} starts at 1, and more than one makes its own scores and widths"
             )
         kind = kinds[0]
-        amount = requests.get(kind) or 0.0
+        amount = plain_number(requests.get(kind) or 0.0)
         if widths is None:
             check_request(kind, amount)
             if amount != UNCHANGED[kind]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from edgeprune.checkpoint import GIVEN, training_of
 from edgeprune.errors import TargetError
 from edgeprune.families import family_of, network_of
-from edgeprune.input_size import Size, default_side
-from edgeprune.options import named
+from edgeprune.input_size import Size, input_size
+from edgeprune.options import named, plain_number
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.equivalence import masked_parameters
@@ -74,12 +75,13 @@ def sensitivity(
     Args:
         model: the model (``YOLO(...)`` or its ``.model``), or a Pruner of it.
         batches: labelled batches; each point runs all of them once, forward only.
-        imgsz: for the multiply-accumulates that a point saves; what Ultralytics trains models of its task at when None.
-            Ignored for a Pruner.
+        imgsz: for the multiply-accumulates that a point saves; when None what the checkpoint was trained at that
+            ``YOLO(...)`` was read from, else what Ultralytics trains models of its task at. Ignored for a Pruner.
         importance: decides which channels go.
         ratios: shares to remove, each between 0 and 1.
         scores: what :meth:`Pruner.scores` gave.
     """
+    ratios = [plain_number(ratio) for ratio in ratios]
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         seen = ", ".join(map(str, ratios)) or "none"
         raise TargetError(f"{named('ratios')} lie between 0 and 1 (seen: {seen})")
@@ -127,8 +129,10 @@ def _least_shares(pruner: Pruner) -> Iterable[float]:
             yield (1 - max(narrower) / dimension.width) / 2
 
 
-def _side_of(model: nn.Module) -> int:
-    return default_side(family_of(network_of(model)).task)
+def _side_of(model: nn.Module) -> Size:
+    network = network_of(model)
+    stride = int(max(getattr(network, "stride", [32])))
+    return input_size(training_of(model).imgsz(GIVEN), stride, family_of(network).task).side
 
 
 def _nearest(widths: Sequence[int], width: float) -> int:

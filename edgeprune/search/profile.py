@@ -23,6 +23,7 @@ from edgeprune.errors import DataError
 from edgeprune.input_size import Size
 from edgeprune.measure.compiling import PACKAGES
 from edgeprune.measure.layers import BEHIND_THE_LAYERS, LayerCost, LayerCosts
+from edgeprune.options import output_folder
 from edgeprune.progress import Progress, silent
 from edgeprune.pruning.pruner import Pruner
 from edgeprune.pruning.structure import Dimension
@@ -165,6 +166,7 @@ def profile_layers(
     file = None if cache is None else cache_file(cache, bench.conditions, timed_model(pruner), align)
     if file is not None and (known := _read(file, layers, names)) is not None:
         return known
+    output_folder(None if file is None else file.parent)
     profile = _measure(pruner, layers, bench, folder, seed, progress)
     if file is not None and not profile.fit.median_error > MAX_CACHED_ERROR:
         file.parent.mkdir(parents=True, exist_ok=True)

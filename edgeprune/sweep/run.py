@@ -21,7 +21,7 @@ from edgeprune.errors import DataError, EdgepruneError, TargetError
 from edgeprune.export.modelopt import require_modelopt
 from edgeprune.input_size import Size, pixels
 from edgeprune.measure.names import names_apart
-from edgeprune.options import exact
+from edgeprune.options import exact, plain_number
 from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.reading import is_file, paths_of
 from edgeprune.records.sweep import Point, Sweep
@@ -97,6 +97,7 @@ def sweep(
     check_seed(seed)
     require_options(jobs, epochs)
     require_budgets(budgets)
+    budgets = [(kind, plain_number(value)) for kind, value in budgets]
     named = name_to_type(target, "TARGET.yaml")
     target = with_teacher_found(load_target(target).with_overrides(device=device))
     require_trainable(target, epochs)
@@ -247,7 +248,7 @@ def refuse_lacking_heads(sources: Mapping[str, Checkpoint], option: str, target:
 
 def require_budgets(budgets: Sequence[object]) -> None:
     """Raise TargetError where no budget is given."""
-    if not budgets:
+    if not len(budgets):  # an array of NumPy is neither true nor false
         raise TargetError("give at least one budget: --latency-ms or --speed-up")
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgeprune.errors import TargetError, first_line
 from edgeprune.input_size import DEFAULT_SIDE, STRIDE, Pixels, Size
-from edgeprune.options import is_command_running, named, options_of_command, without_none
+from edgeprune.options import is_command_running, named, options_of_command, plain_number, without_none
 from edgeprune.reading import shown
 from edgeprune.settings import (
     ALIGN,
@@ -673,7 +673,7 @@ def target_from(data: Mapping[str, Any], source: str, said: Mapping[str, str] | 
         TargetError: unknown keys, or impossible or contradictory values; names every key and what is allowed.
     """
     try:
-        content = json.dumps(data, default=str)
+        content = json.dumps(data, default=_plain)
     except (TypeError, ValueError) as error:  # YAML has keys that JSON has not: dates, lists
         raise TargetError(f"{source}: every key is a word: {first_line(error)}") from error
     try:
@@ -683,6 +683,12 @@ def target_from(data: Mapping[str, Any], source: str, said: Mapping[str, str] | 
     except ValidationError as error:
         reasons = "; ".join(_explanation(item, said or {}) for item in error.errors())
         raise TargetError(f"{source}: {reasons}") from error
+
+
+def _plain(value: object) -> object:
+    """A number of NumPy as JSON has it, anything else that JSON has not as text."""
+    number = plain_number(value)
+    return str(value) if number is value else number
 
 
 def _explanation(item: ErrorDetails, said: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
-from edgeprune.options import BEST, named, refuse_other_training, refuse_source
+from edgeprune.options import BEST, named, plain_number, refuse_other_training, refuse_source
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import ranks_by_images
@@ -68,6 +68,7 @@ def prune_in_rounds(
         DataError: as in ``finetune``; what was changed between two rounds counts too.
         StageError: as in ``finetune``.
     """
+    macs_speed_up = plain_number(macs_speed_up)
     if rounds < 1 or (settings.epochs < rounds and settings.time_h is None):
         asked = f"{named('rounds', str(rounds))} with {named('epochs', str(settings.epochs))}"
         raise TargetError(f"{asked}: every round needs at least one epoch")
@@ -104,7 +105,7 @@ def prune_in_rounds(
             if number == 1:
                 stack.enter_context(alone_in(work, out))  # of all rounds
             checkpoint.save(pruner.apply(plan), start, like=loaded, metadata=carried)
-            epochs = settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0)
+            epochs = int(settings.epochs // rounds + (settings.epochs % rounds if number == rounds else 0))
             trained = finetune(
                 start,
                 data=data,

@@ -13,7 +13,7 @@ from typing import get_args
 
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
-from edgeprune.options import named
+from edgeprune.options import named, refuse_other_training
 from edgeprune.progress import Progress, one_run, silent
 from edgeprune.quiet import process_state_kept
 from edgeprune.serial import write_json
@@ -48,7 +48,7 @@ def sparsify(
         sparsity: how hard to push.
 
     Raises:
-        TargetError: a wrong setting.
+        TargetError: a wrong setting, or as in ``finetune`` for where the result goes.
         DataError, StageError: as in ``finetune``.
     """
     sparsity = sparsity or SparsitySettings()
@@ -57,6 +57,7 @@ def sparsify(
         raise TargetError(
             f"{optimizer} rescales gradients, which undoes the sparsity term; allowed: {', '.join(allowed)}"
         )
+    refuse_other_training(out, work)
     source = checkpoint.load(weights, trust=trust)
     settings, model = sized(settings, source), source.model
     groups = scale_groups(model, settings.side, settings.head)

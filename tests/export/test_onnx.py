@@ -228,7 +228,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
 def test_an_output_that_cannot_be_written_is_one_line(small):
     from pathlib import Path
 
-    with pytest.raises(TargetError, match="choose another output"):
+    with pytest.raises(TargetError, match=r"choose another output|not writable; give another"):  # root, or others
         onnx_from_checkpoint(small, Path("/proc/nowhere/m.onnx"), imgsz=64)
 
 

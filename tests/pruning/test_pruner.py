@@ -9,6 +9,7 @@ import math
 from dataclasses import MISSING, fields
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 import ultralytics
@@ -228,6 +229,31 @@ def test_only_what_is_pruned_moves_to_the_grid(off_the_grid, name):
 def test_impossible_requests_are_refused(pruner, request_, error):
     with pytest.raises(TargetError, match=error):
         pruner.plan(**request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "same"),
+    [
+        ({"macs_speed_up": np.int64(2)}, {"macs_speed_up": 2}),
+        ({"macs_speed_up": np.float64(1.5)}, {"macs_speed_up": 1.5}),
+        ({"ratio": np.float32(0.25)}, {"ratio": 0.25}),
+        ({"params_ratio": np.float32(0.5)}, {"params_ratio": 0.5}),
+    ],
+)
+def test_a_number_of_numpy_is_the_number(stock, request_, same):
+    """As the points of a range come; a plan and what the checkpoint says of it are JSON."""
+    more = {"imgsz": 64, "importance": "l2"}
+    kept = {"max_ratio": {"model.2.*": np.float32(0.5)}}, {"max_ratio": {"model.2.*": 0.5}}
+    made = prune(stock("yolov8n.yaml"), **request_, **kept[0], **more)
+    plain = prune(stock("yolov8n.yaml"), **same, **kept[1], **more)
+    assert (made.plan, made.metadata()) == (plain.plan, plain.metadata())
+    assert repr(made.plan.settings.request) == repr(plain.plan.settings.request) == repr(same)
+
+
+def test_ratios_may_be_an_array(stock):
+    for ratios in (np.array([]), np.array([0.5, 1.0])):
+        with pytest.raises(TargetError, match="ratios lie between 0 and 1"):
+            sensitivity(stock("yolov8n.yaml"), [], imgsz=64, ratios=ratios)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgeprune import version
 from edgeprune.checkpoint import architecture_digest, shape_signature
+from edgeprune.errors import TargetError
 from edgeprune.measure.compiling import CompiledFiles
 from edgeprune.measure.latency import timing_inputs
 from edgeprune.pruning.pruner import Pruner
@@ -102,6 +103,15 @@ def test_a_profile_that_other_work_disturbed_is_used_once_and_not_kept(tmp_path:
         )
         kept.append(len(list(cache.glob("*.json"))) if cache.exists() else 0)
     assert kept == [0, 1]
+
+
+def test_a_folder_of_profiles_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    bench = Fusing()
+    given: dict[str, Any] = {"imgsz": 64, "align": 8, "folder": tmp_path / "work", "cache": tmp_path / "file"}
+    with pytest.raises(TargetError, match="is a file; give the path of a folder"):
+        profile_layers(_built("yolov8n.yaml"), bench, **given)
+    assert bench.ms == {}
 
 
 def test_a_kept_profile_says_since_when_and_is_of_these_packages(

@@ -469,6 +469,23 @@ def sweep_of(given: tuple[Path, Path], out: Path, *speed_ups: float, steps: Coun
     return sweep("cpu", weights, data, out=out, budgets=budgets, imgsz=96, steps=steps)
 
 
+def test_budgets_may_be_an_array(given: tuple[Path, Path], tmp_path: Path) -> None:
+    """Names and commands have its numbers as people type them."""
+    found = [sweep_of(given, tmp_path / "array", *np.array([1.5, 2.0]), steps=CountedSteps())]
+    found += [sweep_of(given, tmp_path / "whole", *np.array([2, 3]), steps=CountedSteps())]
+    names = [point.name for one in found for point in one.points]
+    assert names == [f"new-speed-up-{ratio}" for ratio in ("1.5", "2", "2", "3")]
+    assert not [file for file in tmp_path.rglob("*") if "np." in file.name]
+    for folder in ("array", "whole"):
+        assert "np." not in (tmp_path / folder / "sweep.json").read_text()
+    budgets: Any = np.array([2, 3])
+    run = FrontierRun("cpu", *given, out=tmp_path, kind="speed_up", budgets=budgets, epochs=0, imgsz=96)
+    assert [type(value) for value in run.values] == [int, int] and run.target.budget.speed_up == 2
+    for command, nothing in ((sweep, {}), (frontier, {"kind": "speed_up"})):
+        with pytest.raises(TargetError, match="give at least one budget"):
+            command("cpu", *given, out=tmp_path, budgets=np.array([]), **nothing)
+
+
 def test_points_that_train_int8_need_modelopt_before_anything_is_written(
     given: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
