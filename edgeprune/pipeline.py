@@ -17,7 +17,7 @@ from edgeprune.carry.kept import is_of_a_board, kept_answers
 from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
-from edgeprune.progress import Progress, one_run
+from edgeprune.progress import Progress, Reporter, one_run
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import ON_DEVICE, open_site
@@ -83,7 +83,7 @@ def build(
     out: str | Path | None = None,
     seed: int = 0,
     trust: bool = False,
-    progress: Progress | BuildReporter | None = None,
+    progress: Progress | Reporter | None = None,
     **overrides: Unpack[Overrides],
 ) -> BuildResult:
     """Prune, fine-tune, export and compile a model until a measurement on the target says that it meets the budget.
@@ -98,7 +98,8 @@ def build(
         out: run directory; ``runs/<target>`` when not given.
         seed: of training, sampling and importance.
         trust: load a checkpoint that holds classes outside Ultralytics and torch; this executes code from the file.
-        progress: called as the work moves, or a :class:`~edgeprune.stages.base.BuildReporter`; nobody by default.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`, which hears of stages and gates
+            too where it is a :class:`~edgeprune.stages.base.BuildReporter`; nobody by default.
         overrides: what replaces the target's own: ``latency_ms``, ``speed_up``, ``macs_speed_up``, ``max_map_drop``,
             ``imgsz``, ``epochs``, ``until``, ``device`` (:class:`edgeprune.settings.Overrides`).
 

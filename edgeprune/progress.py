@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
+from edgeprune.errors import TargetError
+
 _said: ContextVar[set[object] | None] = ContextVar("said", default=None)
 
 
@@ -73,7 +75,14 @@ class Told(Silent):
 
 
 def reporter_of(progress: Progress | Reporter | None) -> Reporter:
-    """What a caller gave as ``progress``, as a reporter; nobody watches when it is None."""
+    """What a caller gave as ``progress``, as a reporter; nobody watches when it is None.
+
+    Raises:
+        TargetError: it is neither; said before the work, which would end at its first report.
+    """
     if isinstance(progress, Reporter):
         return progress
+    if progress is not None and not callable(progress):
+        seen = type(progress).__name__
+        raise TargetError(f"progress: a function, a Reporter (with progress and note) or None is allowed; seen: {seen}")
     return Silent() if progress is None else Told(progress)

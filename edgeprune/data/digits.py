@@ -26,7 +26,7 @@ from PIL import Image
 from edgeprune.artifact import not_written
 from edgeprune.errors import DataError
 from edgeprune.options import named
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.scratch import LOCK, locked, sweep
 from edgeprune.serial import read_json_data
 from edgeprune.settings import check_seed
@@ -122,7 +122,7 @@ def write_digits(
     imgsz: int = 128,
     seed: int = 0,
     hard: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> Path:
     """Write the digits data set and give the path of its ``data.yaml``.
 
@@ -137,13 +137,15 @@ def write_digits(
         imgsz: side of the square images in pixels.
         seed: seed of everything random.
         hard: 6 to 24 small digits in an image, which cover each other, in twenty classes: light and dark ink apart.
-        progress: called after every hundred images of a split, and at its end.
+        progress: called after every hundred images of a split, and at its end, or a
+            :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         DataError: ``out`` holds something else, or a parameter is impossible.
         TargetError: the seed is out of range, or ``out`` cannot be written.
         StageError: the disk is full, or fails.
     """
+    tell = reporter_of(progress).progress
     out = Path(out)
     recipe = DigitsRecipe(train=train, val=val, test=test, imgsz=imgsz, seed=seed, hard=hard)
     if _holds(out, recipe):
@@ -157,7 +159,7 @@ def write_digits(
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a file system without locks
                 stack.enter_context(locked(partial / LOCK, wait=True))
-            _write_splits(partial, recipe, progress)
+            _write_splits(partial, recipe, tell)
             (partial / LOCK).unlink(missing_ok=True)
             partial.replace(out)  # onto nothing or onto an empty folder: one step either way
     except OSError as error:

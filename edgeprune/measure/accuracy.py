@@ -39,7 +39,7 @@ from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
 from edgeprune.model_file import KINDS, require_model
 from edgeprune.options import output_file
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import process_state_kept, quiet
 from edgeprune.rectangle import at_size
@@ -71,7 +71,7 @@ def accuracy(
     batch: int = 1,
     runtime: Runtime | None = None,
     workers: int = 0,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
     head: str = "auto",
     metadata: Mapping[str, str] | None = None,
     device: str | None = None,
@@ -90,7 +90,7 @@ def accuracy(
         batch: images a forward pass, for a checkpoint and for a model of free batch; a fixed batch is kept.
         runtime: runs ONNX files and engines; ONNX Runtime on the CPU when None.
         workers: processes that read images; 0 reads in this one.
-        progress: told after every batch.
+        progress: called after every batch, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
         head: for a checkpoint with two heads, ``auto`` and ``end-to-end`` take the one without NMS, ``raw`` the other.
         metadata: names, stride, task, imgsz and head of an engine whose file does not hold them: its ONNX file's
             ``metadata_props``; those of the ONNX file of the same name beside it, or of its header, when None.
@@ -109,6 +109,7 @@ def accuracy(
     """
     Inference(batch=batch, threads=threads, workers=workers)
     output_file(per_image if per_image is None else Path(per_image))
+    tell = reporter_of(progress).progress
     model = Path(model)
     require_model(model, *KINDS)
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
@@ -126,7 +127,7 @@ def accuracy(
         dataset.say_trained_on(split)
         try:
             where = "cpu" if subject.exported else device
-            result, details = _validated(subject, dataset, split, workers, progress, where, confidence)
+            result, details = _validated(subject, dataset, split, workers, tell, where, confidence)
         except (EdgepruneError, KeyboardInterrupt):
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:

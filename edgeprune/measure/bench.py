@@ -20,7 +20,7 @@ from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.measure.other_work import let_cool
 from edgeprune.model_file import KINDS, require_model
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of, silent
 from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import NO_LAYER_TIMES, BenchSettings, Runtime
 from edgeprune.runtimes.engine_file import off_dla, read_facts
@@ -182,7 +182,7 @@ def bench(
     image: Path | None = None,
     end_to_end: bool = False,
     trust: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> BenchResult:
     """Time models side by side, by a target's runtime on its device.
 
@@ -208,7 +208,7 @@ def bench(
         end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
         trust: load checkpoints with foreign classes, and as in :meth:`~edgeprune.dataset.Dataset.load`; both execute
             code.
-        progress: who watches.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         DataError: a model that cannot be read or timed.
@@ -217,6 +217,7 @@ def bench(
     """
     from edgeprune.measure.graphs import graph_of, in_precision, nms_inside
 
+    tell = reporter_of(progress).progress
     paths = paths_of(models)
     if not paths:
         raise TargetError("no model was given; give checkpoints, ONNX files or engines")
@@ -238,7 +239,7 @@ def bench(
         graphs, recipe = [], int8_recipe(target, site.runtime.name)
         for number, model in enumerate(paths, 1):
             folder = Path(scratch) / str(number)
-            graph = graph_of(model, folder, imgsz=side, batch=batch, target=target, trust=trust, progress=progress)
+            graph = graph_of(model, folder, imgsz=side, batch=batch, target=target, trust=trust, progress=tell)
             low = in_precision(
                 graph,
                 folder / "precision",
@@ -264,7 +265,7 @@ def bench(
             end_to_end=end_to_end,
             given=paths,
             timed=[timed_words(path, "" if precision == "fp32" else precision) for path in paths],
-            progress=progress,
+            progress=tell,
         )
 
 

@@ -26,7 +26,7 @@ from edgeprune.measure.names import names_apart
 from edgeprune.measure.result import Accuracy, distinct_names
 from edgeprune.measure.scenes import IMAGES_PER_SCENE, Scene, SceneModel, choose_scenes
 from edgeprune.model_file import require_model
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import BenchSettings, Runtime
 from edgeprune.runtimes.onnx_facts import model_bytes
@@ -151,7 +151,7 @@ def compare(
     images: int = 6,
     seed: int = 0,
     trust: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> Comparison:
     """Compare models on one dataset and one machine.
 
@@ -170,7 +170,7 @@ def compare(
         images: how many to show side by side; 0 shows none.
         seed: of the choice of images.
         trust: load checkpoints with foreign classes, and as in :meth:`Dataset.load`; both execute code.
-        progress: who watches.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         DataError: a file that cannot be read, or models of different tasks or classes.
@@ -183,6 +183,7 @@ def compare(
     check_statistic(statistic)
     if imgsz is not None:
         asked_sides(imgsz)
+    tell = reporter_of(progress).progress
     paths = paths_of(models)
     _check(paths)
     runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()
@@ -208,7 +209,7 @@ def compare(
                 batch=settings.batch or (1 if target is None else target.batch),
                 target=target,
                 trust=trust,
-                progress=progress,
+                progress=tell,
             )
             for number, path in enumerate(paths)
         ]
@@ -219,13 +220,12 @@ def compare(
         engines = graphs
         if by is not None:
             engines = [
-                compile_once(by, graph, Path(folder) / f"engine-{n}", progress, own.free)
-                for n, graph in enumerate(graphs)
+                compile_once(by, graph, Path(folder) / f"engine-{n}", tell, own.free) for n, graph in enumerate(graphs)
             ]
         judged: list[Accuracy] = []
         notes: list[str] = []
         for number, (name, graph, engine, size) in enumerate(zip(names, graphs, engines, sizes, strict=True)):
-            progress(f"accuracy of {name}", done=number, total=len(names))
+            tell(f"accuracy of {name}", done=number, total=len(names))
             if by is None:
                 judged.append(accuracy(graph, data=dataset, split=split, imgsz=size))
                 continue
@@ -244,7 +244,7 @@ def compare(
                 details=False,
                 given=paths,
                 timed=[timed_words(path) for path in paths],
-                progress=progress,
+                progress=tell,
             )
             timed = result.models
             notes += result.notes
@@ -252,7 +252,7 @@ def compare(
         lookers = [SceneModel(name, file, eyes, size) for name, file, size in zip(names, seen, sizes, strict=True)]
         shown: tuple[Scene, ...] = ()
         with only_informs("no images side by side", notes.append):
-            shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=progress)
+            shown = choose_scenes(lookers, dataset, task, split=split, count=images, seed=seed, progress=tell)
         counted = [counts_of(graph) for graph in graphs]
     judged = [_by_names(one, own.names, described[0].names) for one, own in zip(judged, described, strict=True)]
     made = [

@@ -19,7 +19,7 @@ from edgeprune.errors import StageError, TargetError
 from edgeprune.families import network_of
 from edgeprune.input_size import Size, taken_size
 from edgeprune.options import named, option, plain_number
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning import equivalence
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.channel_gradients import channel_gradients
@@ -181,7 +181,7 @@ class Pruner:
         seed: int = 0,
         normalisation: str | None = None,
         *,
-        progress: Progress = silent,
+        progress: Progress | Reporter | None = None,
     ) -> Scores:
         """Importance of every channel that may go: per free dimension, float64 of shape (parts, width).
 
@@ -190,16 +190,18 @@ class Pruner:
             batches: labelled Ultralytics batches, for criteria that need them (one backward pass each).
             seed: of the random criterion.
             normalisation: one of :data:`~edgeprune.pruning.criteria.NORMALISATIONS`; None: the criterion's own.
+            progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
         Raises:
             TargetError: unknown name, or batches missing.
         """
+        tell = reporter_of(progress).progress
         importance = resolve_importance(importance, batches)
         refuse_without_batches(importance, batches)
         criterion, gradients = importance_named(importance), None
         if criterion.needs_batches and batches is not None:
             gradients = torch.from_numpy(
-                channel_gradients(self.model, self.structure, batches, head=self.head, progress=progress)
+                channel_gradients(self.model, self.structure, batches, head=self.head, progress=tell)
             )
         modules = dict(self.model.named_modules())
         result: Scores = {}
@@ -229,7 +231,7 @@ class Pruner:
         scores: Scores | None = None,
         iterative_steps: int = 1,
         normalisation: str | None = None,
-        progress: Progress = silent,
+        progress: Progress | Reporter | None = None,
     ) -> Plan:
         """Choose what to keep; exactly one of the first four says how much. The rest as in
         :func:`~edgeprune.pruning.api.prune`.
@@ -244,6 +246,7 @@ class Pruner:
         Raises:
             TargetError: not exactly one request, out of range, or out of reach; says how far one can go.
         """
+        tell = reporter_of(progress).progress
         requests = {"macs_speed_up": macs_speed_up, "params_ratio": params_ratio, "ratio": ratio}
         kinds = [kind for kind, value in {**requests, "widths": widths}.items() if value is not None]
         if len(kinds) != 1:
@@ -267,11 +270,11 @@ class Pruner:
             batches = None if batches is None else list(batches)
             importance = resolve_importance(importance, batches)
             scores = self._stepwise_scores(
-                kind, amount, iterative_steps, importance, scope, batches, seed, normalisation, progress
+                kind, amount, iterative_steps, importance, scope, batches, seed, normalisation, tell
             )
         if scores is None:
             importance = resolve_importance(importance, batches)
-            scores = self.scores(importance, batches, seed, normalisation, progress=progress)
+            scores = self.scores(importance, batches, seed, normalisation, progress=tell)
         if widths is not None:
             chosen = self._allowed_widths(widths)
         else:

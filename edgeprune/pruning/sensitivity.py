@@ -12,7 +12,7 @@ from edgeprune.errors import TargetError
 from edgeprune.families import family_of, network_of
 from edgeprune.input_size import Size, input_size
 from edgeprune.options import named, plain_number
-from edgeprune.progress import Progress, silent
+from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch
 from edgeprune.pruning.equivalence import masked_parameters
 from edgeprune.pruning.loss import loss_model, mean_loss
@@ -66,7 +66,7 @@ def sensitivity(
     importance: str = AUTO,
     ratios: Sequence[float] = RATIOS,
     scores: Scores | None = None,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> Sensitivity:
     """Loss with one dimension at a time narrowed, the least important channels held at zero.
 
@@ -80,16 +80,18 @@ def sensitivity(
         importance: decides which channels go.
         ratios: shares to remove, each between 0 and 1.
         scores: what :meth:`Pruner.scores` gave.
+        progress: called as the work moves, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
     """
     ratios = [plain_number(ratio) for ratio in ratios]
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         seen = ", ".join(map(str, ratios)) or "none"
         raise TargetError(f"{named('ratios')} lie between 0 and 1 (seen: {seen})")
+    tell = reporter_of(progress).progress
     pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz or _side_of(model))
     pruner.refuse_fixed()
     batches = list(batches)
     importance = resolve_importance(importance, batches)
-    scores = pruner.scores(importance, batches, progress=progress) if scores is None else scores
+    scores = pruner.scores(importance, batches, progress=tell) if scores is None else scores
     differentiable = loss_model(pruner.model, pruner.head)
     unpruned_loss = mean_loss(differentiable, batches)
     points: list[Point] = []
@@ -110,7 +112,7 @@ def sensitivity(
             saved = pruner.macs() - pruner.macs({dimension.name: width})
             measured[width] = Point(dimension.name, ratio, dimension.width, width, loss, saved)
             points.append(measured[width])
-            progress(f"{dimension.name} {dimension.width} -> {width}: loss {loss:.3f}", done=len(points), total=0)
+            tell(f"{dimension.name} {dimension.width} -> {width}: loss {loss:.3f}", done=len(points), total=0)
     if not points:
         asked = named("ratios", ",".join(map(str, ratios)))
         raise TargetError(

@@ -15,7 +15,7 @@ from edgeprune.artifact import Role
 from edgeprune.errors import StageError
 from edgeprune.input_size import InputSize
 from edgeprune.options import options_of_command
-from edgeprune.progress import Progress, Reporter, Silent, Told
+from edgeprune.progress import Progress, Reporter, Silent, reporter_of
 from edgeprune.samples.gates import Gate
 from edgeprune.samples.measurement import Measurement
 from edgeprune.target import Target
@@ -52,15 +52,27 @@ class SilentBuild(Silent):
     def gates(self, gates: Sequence[Gate]) -> None: ...
 
 
-class ToldOfBuild(Told, SilentBuild):
-    """A :class:`BuildReporter` made of a function that hears that the work moves."""
+class ToldOfBuild(SilentBuild):
+    """A :class:`BuildReporter` made of a reporter that does not know of stages and gates."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._told = reporter
+
+    def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
+        self._told.progress(text, done=done, total=total, latest_ms=latest_ms)
+
+    def note(self, text: str) -> None:
+        self._told.note(text)
 
 
-def build_reporter_of(progress: Progress | BuildReporter | None) -> BuildReporter:
-    """What a caller gave as ``progress``, as a reporter; nobody watches when it is None."""
-    if isinstance(progress, BuildReporter):
-        return progress
-    return SilentBuild() if progress is None else ToldOfBuild(progress)
+def build_reporter_of(progress: Progress | Reporter | None) -> BuildReporter:
+    """What a caller gave as ``progress``, as a reporter of a build; nobody watches when it is None.
+
+    Raises:
+        TargetError: as in :func:`~edgeprune.progress.reporter_of`.
+    """
+    reporter = reporter_of(progress)
+    return reporter if isinstance(reporter, BuildReporter) else ToldOfBuild(reporter)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, StageError
 from edgeprune.input_size import Size, pixels
 from edgeprune.options import BEST, named, refuse_other_training, refuse_source
-from edgeprune.progress import Progress, one_run, said_in_this_run, silent
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of, said_in_this_run
 from edgeprune.pruning.heads import (
     has_end_to_end_head,
     has_one_to_many_head,
@@ -57,7 +57,7 @@ def finetune(
     trust: bool = False,
     teacher_is_named: bool = True,
     label: str = "fine-tune",
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> TrainResult:
     """Train ``weights`` on ``data`` with every width kept; call it again to go on after a kill.
 
@@ -79,7 +79,7 @@ def finetune(
         trust: load weights and teacher with foreign classes, and as in :meth:`Dataset.load`; both execute code.
         teacher_is_named: whether somebody named the teacher; then one that was trained at another size is told.
         label: what ``progress`` calls the work.
-        progress: called after every epoch.
+        progress: called after every epoch, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
 
     Raises:
         TargetError: a wrong setting, a folder that cannot be written, or ``best.pt`` would take the place of the
@@ -87,6 +87,7 @@ def finetune(
         DataError: weights, teacher or data set are unusable or disagree, or the data set was changed meanwhile.
         StageError: training failed, the structure changed, or another training works in ``work``.
     """
+    tell = reporter_of(progress).progress
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     refuse_other_training(out, work)
     source = checkpoint.load(weights, trust=trust)
@@ -107,7 +108,7 @@ def finetune(
         given = checkpoint.for_ultralytics(source, Path(work) / "given.pt")
         names = dict(dataset.names)
         if fit_classes(before, names, by_name=settings.train.get("cls_remap", True)):
-            progress(f"the head is given the {len(names)} classes of {data}")
+            tell(f"the head is given the {len(names)} classes of {data}")
         if settings.teacher:
             teacher = load_teacher(
                 settings.teacher,
@@ -135,7 +136,7 @@ def finetune(
             keep_given=keep == "best",
             take_ended=take_ended,
             label=label,
-            progress=progress,
+            progress=tell,
         )
         on_first_process(dataset.require_unchanged)
         after: Any = checkpoint.load(run.best).model if keep == "best" else averaged_model(run.last)

@@ -16,7 +16,7 @@ from edgeprune import checkpoint
 from edgeprune.dataset import Dataset
 from edgeprune.errors import TargetError
 from edgeprune.options import BEST, named, plain_number, refuse_other_training, refuse_source
-from edgeprune.progress import Progress, one_run, silent
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.pruning.api import labelled_batches, metadata_of
 from edgeprune.pruning.criteria import ranks_by_images
 from edgeprune.pruning.heads import refuse_untrainable_head
@@ -46,7 +46,7 @@ def prune_in_rounds(
     align: int = PruneSettings.align,
     metadata: Mapping[str, object] | None = None,
     trust: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> list[PruningRound]:
     """Reach ``macs_speed_up`` in ``rounds`` equal factors; ``settings.epochs``, or ``settings.time_h`` where it is
     given, is the total over all rounds.
@@ -74,6 +74,7 @@ def prune_in_rounds(
         raise TargetError(f"{asked}: every round needs at least one epoch")
     if not macs_speed_up > 1:
         raise TargetError(f"{named('macs_speed_up', repr(macs_speed_up))}: allowed is a number above 1")
+    tell = reporter_of(progress).progress
     refuse_source(Path(out) / BEST, weights, settings.teacher)
     refuse_other_training(out, _work_of(work, rounds))
     unpruned = checkpoint.load(weights, trust=trust)
@@ -115,7 +116,7 @@ def prune_in_rounds(
                 take_ended=True,  # another batch in a later round, after memory ran out there, costs no earlier one
                 trust=trust,
                 label=f"round {number}/{rounds}",
-                progress=progress,
+                progress=tell,
             )
             on_first_process(dataset.require_unchanged)
             finished.append(PruningRound(unpruned_macs / plan.macs[1], trained))

@@ -10,7 +10,7 @@ from edgeprune.checkpoint import load
 from edgeprune.dataset import Dataset
 from edgeprune.input_size import default_side, trained_size
 from edgeprune.options import BEST, refuse_other_training, refuse_source
-from edgeprune.progress import Progress, one_run, silent
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.quiet import process_state_kept
 from edgeprune.settings import TrainSettings
 from edgeprune.training.distributed import on_first_process
@@ -32,7 +32,7 @@ def pretrain(
     work: Path | str,
     metadata: Mapping[str, object] | None = None,
     trust: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> TrainResult:
     """Train an unpruned model; as resumable and as precise as :func:`edgeprune.training.finetune.finetune`.
 
@@ -44,6 +44,7 @@ def pretrain(
     Raises:
         TargetError, DataError, StageError: as in ``finetune``.
     """
+    tell = reporter_of(progress).progress
     source = str(model_yaml_or_pt)
     if not source.endswith((".yaml", ".yml")):
         return finetune(
@@ -55,7 +56,7 @@ def pretrain(
             metadata=metadata,
             trust=trust,
             label="pretrain",
-            progress=progress,
+            progress=tell,
         )
     refuse_source(Path(out) / BEST, settings.teacher)
     refuse_other_training(out, work)
@@ -66,7 +67,7 @@ def pretrain(
     identity = {"dataset": dataset.digest}
     with alone_in(work, out):
         run = run_training(
-            work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=progress
+            work, source, data=data, settings=settings, identity=identity, label="pretrain", progress=tell
         )
         on_first_process(dataset.require_unchanged)
         return result_from_run(

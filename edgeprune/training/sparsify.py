@@ -14,7 +14,7 @@ from typing import get_args
 from edgeprune import checkpoint
 from edgeprune.errors import TargetError
 from edgeprune.options import named, refuse_other_training
-from edgeprune.progress import Progress, one_run, silent
+from edgeprune.progress import Progress, Reporter, one_run, reporter_of
 from edgeprune.quiet import process_state_kept
 from edgeprune.serial import write_json
 from edgeprune.settings import PlainOptimizer, SparsitySettings, TrainSettings
@@ -37,7 +37,7 @@ def sparsify(
     sparsity: SparsitySettings | None = None,
     metadata: Mapping[str, object] | None = None,
     trust: bool = False,
-    progress: Progress = silent,
+    progress: Progress | Reporter | None = None,
 ) -> SparsifyResult:
     """Train ``weights`` with a sparsity term; resumable like fine-tuning. Writes ``scales.json`` beside ``best.pt``.
 
@@ -51,6 +51,7 @@ def sparsify(
         TargetError: a wrong setting, or as in ``finetune`` for where the result goes.
         DataError, StageError: as in ``finetune``.
     """
+    tell = reporter_of(progress).progress
     sparsity = sparsity or SparsitySettings()
     if settings.optimizer not in (allowed := get_args(PlainOptimizer)):
         optimizer = named("optimizer", settings.optimizer)
@@ -74,7 +75,7 @@ def sparsify(
         identity={"sparsity": asdict(sparsity)},
         keep="last",
         label="sparsify",
-        progress=progress,
+        progress=tell,
     )
     after = scales_of(checkpoint.load(trained.best).model, groups)
     report = SparsityReport(summary_of(before, after), sparsity, before.report(), after.report())
