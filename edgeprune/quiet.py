@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
+"""Variables that Ultralytics sets for a deterministic training."""
 
 
 @contextmanager
@@ -23,20 +27,48 @@ def quiet(level: int = logging.WARNING) -> Iterator[None]:
 
 @contextmanager
 def process_state_kept() -> Iterator[None]:
-    """Give the process back its number of threads and its random numbers (of torch on the CPU, NumPy and Python).
+    """Give the process back its number of threads, its random numbers (of torch on the CPU, NumPy and Python), its
+    current GPU and what it says about deterministic algorithms.
 
-    Ultralytics sets torch's threads where it chooses a device, and a data loader draws a seed; a program that calls a
-    function of edgeprune's sees neither. It serves as a decorator too.
+    Ultralytics sets torch's threads and the current GPU where it chooses a device, a data loader draws a seed, and a
+    training ends with determinism off, whatever it was; a program that calls a function of edgeprune's sees none of it.
+    It serves as a decorator too.
     """
     import numpy as np
     import torch
 
     threads, drawn = torch.get_num_threads(), torch.get_rng_state()
     drawn_numpy, drawn_python = np.random.get_state(), random.getstate()
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else 0  # asking would initialise CUDA
+    as_deterministic = _determinism()
     try:
         yield
     finally:
+        as_deterministic()
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(gpu)
         torch.set_num_threads(threads)
         torch.set_rng_state(drawn)
         np.random.set_state(drawn_numpy)
         random.setstate(drawn_python)
+
+
+def _determinism() -> Callable[[], None]:
+    """What gives the process back all that Ultralytics sets for a deterministic training, and unsets behind it."""
+    import torch
+
+    asked, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, filled = torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory
+    variables = {name: os.environ.get(name) for name in DETERMINISM}
+
+    def restore() -> None:
+        torch.use_deterministic_algorithms(asked, warn_only=warns)
+        torch.backends.cudnn.deterministic = cudnn
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    return restore

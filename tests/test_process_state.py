@@ -1,9 +1,10 @@
-"""What a function changes in the process that calls it: nothing, of threads and random numbers."""
+"""What a function changes in the process that calls it: nothing, of threads, random numbers, GPU and determinism."""
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 
 import edgeprune
 from edgeprune.measure.predictions import predict
-from edgeprune.quiet import process_state_kept
+from edgeprune.quiet import DETERMINISM, process_state_kept
+from edgeprune.search.inputs import require_training_arguments
+from edgeprune.target import load_target
 from tests.situations import datasets, models
 
 
@@ -28,7 +31,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def state() -> tuple[Any, ...]:
     numbers: Any = np.random.get_state()
-    return torch.get_num_threads(), torch.get_rng_state().tolist(), numbers[1].tolist(), numbers[2], random.getstate()
+    return (
+        *(torch.get_num_threads(), torch.get_rng_state().tolist(), numbers[1].tolist(), numbers[2], random.getstate()),
+        *(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        *(torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory),
+        *(os.environ.get(name) for name in DETERMINISM),
+    )
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that asked for deterministic algorithms itself."""
+    monkeypatch.setenv(DETERMINISM[0], ":16:8")
+    monkeypatch.setenv(DETERMINISM[1], "7")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def data_of(folder: Path) -> Path:
@@ -49,12 +68,16 @@ CALLS: dict[str, Callable[[Path, Path], Any]] = {
         settings=edgeprune.TrainSettings(epochs=1, batch=2, imgsz=64, device="cpu", quiet=True),
     ),
     "export": lambda place, out: edgeprune.export(place / "m.pt", out / "m.onnx", imgsz=64),
+    "build, sweep and frontier before they start": lambda place, out: require_training_arguments(
+        load_target("cpu"), {"finetune": load_target("cpu").finetune}
+    ),
     "predict": lambda place, out: predict(place / "m.pt", datasets.images_of(data_of(place), "val")),
 }
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("name", CALLS)
-def test_threads_and_random_numbers_are_as_they_were(place: Path, tmp_path: Path, name: str) -> None:
+def test_the_process_is_as_it_was(place: Path, tmp_path: Path, name: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -72,3 +95,24 @@ def test_they_come_back_after_a_fault_too() -> None:
         torch.rand(1), np.random.rand(), random.random()
         _ = 1 / 0
     assert state() == before
+
+
+def test_the_current_gpu_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [1]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    with process_state_kept():
+        torch.cuda.set_device(0)
+    assert current == [1, 0, 1]
+
+
+def test_no_gpu_is_woken_to_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wake(*_: object) -> int:
+        raise AssertionError("CUDA would be initialised")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", wake)
+    monkeypatch.setattr(torch.cuda, "set_device", wake)
+    with process_state_kept():
+        pass

@@ -16,6 +16,7 @@ from edgeprune.dataset import Dataset
 from edgeprune.errors import DataError, TargetError
 from edgeprune.input_size import InputSize, Size
 from edgeprune.options import command_line, named, options_of_command
+from edgeprune.quiet import process_state_kept
 from edgeprune.reading import is_file, shown
 from edgeprune.settings import Training, TrainSettings
 from edgeprune.target import Budget, Target
@@ -183,6 +184,7 @@ def _refuse_frames_of(channels: int, target: Target) -> None:
 
 
 @options_of_command(None)  # what it refuses is called by the profile's keys
+@process_state_kept()
 def require_training_arguments(target: Target, sections: Mapping[str, Training | None], *, here: bool = True) -> None:
     """Raise ``TargetError`` where Ultralytics does not take what a section of the profile says; None is left out.
 
