@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
 """Variables that Ultralytics sets for a deterministic training."""
@@ -58,13 +59,14 @@ def _determinism() -> Callable[[], None]:
     import torch
 
     asked, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, filled = torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory
+    flags: Any = torch.utils.deterministic
+    cudnn, filled = torch.backends.cudnn.deterministic, flags.fill_uninitialized_memory
     variables = {name: os.environ.get(name) for name in DETERMINISM}
 
     def restore() -> None:
         torch.use_deterministic_algorithms(asked, warn_only=warns)
         torch.backends.cudnn.deterministic = cudnn
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        flags.fill_uninitialized_memory = filled
         for name, value in variables.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -55,6 +55,27 @@ ExportedHead = Literal[HeadOfTwo, "nms"]
 Head = Literal["auto", ExportedHead]
 """What can be asked for: ``auto`` takes the one-to-one head where there is one, ``raw`` and ``nms`` the other."""
 
+
+@dataclass(frozen=True)
+class AsPath:
+    """Makes pydantic read text as the path of a file, and keep that."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    @staticmethod
+    def read(value: Any) -> Any:
+        """The path; ValueError says what else is allowed."""
+        if not isinstance(value, (str, Path)):
+            raise ValueError(f"the path of a file is allowed, as text or a pathlib.Path; seen: {value!r}")
+        return Path(value)
+
+
+File = Annotated[Path | str, AsPath()]
+"""Of this machine: a path, or text, which becomes one."""
+
 YAML_KEYS = {"strength": "lambda", "bias_strength": "bias_lambda"}
 """Fields that are called otherwise in YAML and on the command line; ``lambda`` cannot be a name in Python."""
 
@@ -286,7 +307,7 @@ class Run(Settings):
 class TrainSettings(Run, Teaching, Training):
     """Everything that one training run is asked to do."""
 
-    teacher: Path | None = None
+    teacher: File | None = None
     """Weights of a teacher with the same classes, usually the unpruned model."""
 
     def for_int8(self) -> TrainSettings:

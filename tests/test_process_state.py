@@ -31,10 +31,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def state() -> tuple[Any, ...]:
     numbers: Any = np.random.get_state()
+    flags: Any = torch.utils.deterministic
     return (
         *(torch.get_num_threads(), torch.get_rng_state().tolist(), numbers[1].tolist(), numbers[2], random.getstate()),
         *(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
-        *(torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory),
+        *(torch.backends.cudnn.deterministic, flags.fill_uninitialized_memory),
         *(os.environ.get(name) for name in DETERMINISM),
     )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -146,6 +146,18 @@ def test_a_profile_a_command_and_python_refuse_the_same(model: Path, name: str, 
 def test_and_allow_the_same(value: int) -> None:
     assert edgeprune.BenchSettings(rounds=value).rounds == value
     assert load_target("cpu").changed({"measure.rounds": value, "measure.time_limit_s": 0}).measure.rounds == value
+
+
+def test_a_file_may_be_named_by_text() -> None:
+    assert edgeprune.TrainSettings(teacher="best.pt").teacher == Path("best.pt")
+    assert edgeprune.BenchSettings(frames=("a.jpg", Path("b.jpg"))).frames == (Path("a.jpg"), Path("b.jpg"))
+    for refuse in (
+        lambda: edgeprune.TrainSettings(teacher=cast(Any, 3)),
+        lambda: edgeprune.BenchSettings(frames=cast(Any, (3,))),
+    ):
+        with pytest.raises(TargetError, match=r"^(teacher=3|frames=\(3,\)): .*path") as refused:
+            refuse()
+        assert "\n" not in str(refused.value)
 
 
 def test_a_measurement_of_the_most_rounds_may_be_made_again() -> None:

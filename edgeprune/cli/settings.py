@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -87,6 +88,8 @@ def _option(name: str, default: Any, cls: type, said: str = "") -> inspect.Param
     text = _as_typed(said or descriptions(cls)[name])
     if get_origin(base) is dict:  # given as pairs
         base, text = list[str] | None, f"{text.rstrip('.')}: NAME=VALUE."
+    if {Path, str} <= set(get_args(base)):  # of the two, a terminal gives the first
+        base = Path | None
     if set(get_args(Size)) <= set(get_args(base)):  # a parser of its own gives the type
         base, option = Any, size_option(text, flag)
     elif name == "time_h":

@@ -16,7 +16,7 @@ from edgeprune.progress import Progress, silent
 from edgeprune.runtimes.jobs import EndToEndTimes, LayerTime, PeakMemory
 from edgeprune.runtimes.layer_info import Layer
 from edgeprune.samples.measurement import Measurement
-from edgeprune.settings import MOST_PER_ROUND, MOST_ROUNDS, Benching, Count, Positive, Seed, Side
+from edgeprune.settings import MOST_PER_ROUND, MOST_ROUNDS, Benching, Count, File, Positive, Seed, Side
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class BenchSettings(Benching):
     """CPUs that the process is pinned to; empty for no pinning."""
     scope: Literal["model", "end_to_end"] = "model"
     """``model`` (input in memory to output in memory) or ``end_to_end`` (a frame in memory to boxes)."""
-    frames: tuple[Path, ...] = ()
+    frames: tuple[File, ...] = ()
     """Image files for ``end_to_end``, in turns, the same for every model; seeded noise without."""
     stand_in: bool = False
     """For ``end_to_end``: the first model's outputs go through the post-processing of all: a pruned model that is not

@@ -170,7 +170,7 @@ def run_training(
             if teacher := arguments["distill_model"]:
                 arguments["distill_model"] = _named_for_ultralytics(stack, teacher)
             if settings.teacher and settings.response:
-                teach = AttachTeacher(settings.teacher, settings.response)
+                teach = AttachTeacher(Path(settings.teacher), settings.response)
                 watchers = [*watchers, ("on_pretrain_routine_end", teach)]
             height, width = both_sides(settings.side)
             if height != width:
