@@ -68,9 +68,9 @@ class AsPath:
     @staticmethod
     def read(value: Any) -> Any:
         """The path; ValueError says what else is allowed."""
-        if not isinstance(value, (str, Path)):
-            raise ValueError(f"the path of a file is allowed, as text or a pathlib.Path; seen: {value!r}")
-        return Path(value)
+        if isinstance(value, (str, Path)):
+            return Path(value)
+        raise ValueError(f"the path of a file is allowed, as text or a pathlib.Path; seen: {value!r}")
 
 
 File = Annotated[Path | str, AsPath()]

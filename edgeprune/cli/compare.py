@@ -48,7 +48,7 @@ def compare(
 ) -> None:
     """Compare models of one task and the same classes: size, MACs, latency, accuracy by class, and the same images.
 
-    Latency is interleaved in one process, with the interval of the ratio. The page is one file without a network.
+    Latency is timed in turns, with the interval of the ratio. The page is one file without a network.
 
     Example:
       edgeprune compare best.onnx model.onnx --data data.yaml -o comparison

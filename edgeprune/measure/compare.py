@@ -19,7 +19,14 @@ from edgeprune.errors import DataError, TargetError, only_informs
 from edgeprune.export.images import inputs_from_dataset
 from edgeprune.input_size import Size, asked_sides
 from edgeprune.measure.accuracy import accuracy, judge_artifact
-from edgeprune.measure.bench import ModelBench, as_profiled, bench_graphs, check_statistic, timed_words
+from edgeprune.measure.bench import (
+    ModelBench,
+    as_profiled,
+    bench_graphs,
+    check_statistic,
+    sampling_settings,
+    timed_words,
+)
 from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.graphs import Counts, counts_of, graph_of, nms_inside
 from edgeprune.measure.names import names_apart
@@ -33,7 +40,7 @@ from edgeprune.runtimes.onnx_facts import model_bytes
 from edgeprune.samples.gates import metric_name
 from edgeprune.scratch import scratch
 from edgeprune.serial import to_json
-from edgeprune.settings import check_count, check_seed
+from edgeprune.settings import LAUNCHES, check_count, check_seed
 
 if TYPE_CHECKING:
     from edgeprune.export.metadata import ModelMetadata
@@ -160,7 +167,8 @@ def compare(
             others are held against.
         data: a dataset, or what :meth:`Dataset.load` takes.
         runtime: what runs and times them; ONNX Runtime on the CPU when None.
-        settings: how latency is sampled.
+        settings: how latency is sampled; as ``target`` asks when None, and without one in as many processes as
+            :func:`~edgeprune.measure.bench.bench` takes.
         target: whose head, opset and batch checkpoints are exported with, as by its build; the batch of ``settings``,
             if one is there, goes before. An export's own when None.
         statistic: percentile of the latency in the table, such as ``p50``.
@@ -186,7 +194,9 @@ def compare(
     tell = reporter_of(progress).progress
     paths = paths_of(models)
     _check(paths)
-    runtime, settings = runtime or OnnxRuntime(), settings or BenchSettings()
+    runtime = runtime or OnnxRuntime()
+    if settings is None:
+        settings = BenchSettings(launches=LAUNCHES) if target is None else sampling_settings(target)
     available = runtime.availability()
     by = runtime if available.ok else None
     names = names_apart(paths)

@@ -36,6 +36,7 @@ from edgeprune.runtimes.base import AS_EXPORTED, BenchSettings, Session
 from edgeprune.runtimes.engine_file import EngineFacts, write_facts
 from edgeprune.runtimes.onnx_facts import onnx_facts
 from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
+from edgeprune.settings import LAUNCHES
 from edgeprune.target import load_target
 from tests.export.helpers import noise_images, saved, stock_model
 from tests.report import results
@@ -346,6 +347,29 @@ def test_a_comparison_for_a_target_is_at_its_batch(folder, monkeypatch, dynamic)
     found = compare(models, data, settings=QUICK, target=target, imgsz=64, images=0)
     assert [one.latency.latency.conditions.batch for one in found.models] == [2, 2]
     assert {(one.opset, one.dynamic) for one in opsets} == {(16, dynamic)}
+
+
+class AskedError(Exception):
+    """In place of the timing: how it was asked for is known."""
+
+
+def test_without_settings_it_samples_as_its_target_asks_and_in_as_many_processes_as_the_command(folder, monkeypatch):
+    asked: list[BenchSettings] = []
+
+    def timed(models, runtime, settings, **more):
+        asked.append(settings)
+        raise AskedError
+
+    monkeypatch.setattr(measured, "bench_graphs", timed)
+    models, data = [folder / "base.pt", folder / "pruned.pt"], folder / "digits" / "data.yaml"
+    target = load_target("cpu").changed({"imgsz": 64, "measure.rounds": 7, "measure.warmup_s": 0.5})
+    for given in (None, target):
+        with pytest.raises(AskedError):
+            compare(models, data, target=given, imgsz=64, images=0)
+    bare, profiled = asked
+    assert (bare.launches, bare.rounds) == (LAUNCHES, BenchSettings().rounds)
+    assert (profiled.launches, profiled.rounds, profiled.warmup_s) == (LAUNCHES, 7, 0.5)
+    assert profiled.threads == target.measure.threads
 
 
 def test_the_command_compares_at_the_batch_of_its_profile(folder, tmp_path):
