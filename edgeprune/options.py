@@ -76,6 +76,20 @@ def named(argument: str, value: str = "") -> str:
     return f"{flag or argument}{sign if value else ''}{value}"
 
 
+def refuse_without_effect(arguments: Mapping[str, object], why: str) -> None:
+    """Refuse arguments that were given (are not None) beside others that leave them without an effect.
+
+    Args:
+        arguments: by their names in Python; those that a command has under another name, by its options.
+        why: what the message says of each.
+
+    Raises:
+        TargetError: there is one.
+    """
+    if seen := [named(argument) for argument, value in arguments.items() if value is not None]:
+        raise TargetError(f"{', '.join(seen)}: {why}; leave {'them' if len(seen) > 1 else 'it'} out")
+
+
 def output_file(path: Path | None) -> Path | None:
     """A file that a command will write, as a callback of its option; gives it back.
 

@@ -25,6 +25,7 @@ from edgeprune.measure import bench as bench_module
 from edgeprune.measure import graphs
 from edgeprune.measure.bench import sampling_settings
 from edgeprune.runtimes.base import BenchSettings
+from edgeprune.runtimes.onnxruntime_ import OnnxRuntime
 from edgeprune.settings import Calibration, Measuring, Sampling, field_names
 from edgeprune.target import default_target, load_target
 from tests.export.helpers import saved, stock_model
@@ -198,6 +199,30 @@ def test_a_number_out_of_range_is_refused_in_one_line(call: str, tmp_path: Path,
     with pytest.raises(TargetError) as refused:
         NO_NUMBERS[call](detector, tmp_path / "out.onnx")
     assert "\n" not in str(refused.value) and not (tmp_path / "out.onnx").exists()
+
+
+OF_NO_EFFECT: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "a head of a graph": (
+        lambda pt, onnx: edgeprune.val(onnx, data="none.yaml", head="raw"),
+        "head: of m.onnx it was chosen when it was exported; leave it out",
+    ),
+    "a torch device of a graph": (
+        lambda pt, onnx: edgeprune.val(onnx, data="none.yaml", device="0"),
+        "device: is of a checkpoint, and a runtime runs m.onnx; leave it out",
+    ),
+    "a runtime of a checkpoint": (
+        lambda pt, onnx: edgeprune.val(pt, data="none.yaml", runtime=OnnxRuntime()),
+        "runtime: is for an exported file, and PyTorch runs a checkpoint; leave it out",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", OF_NO_EFFECT)
+def test_what_val_would_not_hear_is_refused(call: str, detector: Path, model: Path) -> None:
+    judged, said = OF_NO_EFFECT[call]
+    with pytest.raises(TargetError) as refused:
+        judged(detector.with_suffix(".pt"), model)
+    assert str(refused.value) == said
 
 
 @pytest.mark.parametrize(("least", "rounds", "per_round"), [(7, 60, 5), (900, 900, 5), (138_497, 100_000, 10)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,8 +118,7 @@ def bench(
         --max-ms 500   # exits 0, 1 or 5: the verdict
     """
     from edgeprune.measure.bench import bench as run
-    from edgeprune.measure.bench import sampling_settings
-    from edgeprune.measure.graphs import nms_inside
+    from edgeprune.measure.bench import refuse_unheard, sampling_settings
     from edgeprune.serial import json_text
     from edgeprune.target import default_target, load_target
 
@@ -135,14 +134,16 @@ def bench(
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
     timed = [*([vs] if vs else []), *models]
-    if data is not None and not precision.startswith("int8") and not any(nms_inside(one, profile) for one in timed):
-        why = f"calibrates int8, and --precision is {precision}; it is for graphs with NMS inside too, and here is none"
-        refuse_without_effect({"--data": data}, why)
-    if max_ms is None:
-        refuse_without_effect({"--statistic": statistic}, "is what --max-ms is on, and none is given")
-    if max_ms is None and not until_stable:
-        why = "is for a limit, --max-ms, or --until-stable, and neither is given"
-        refuse_without_effect({"--retries": retries}, why)
+    refuse_unheard(
+        timed,
+        profile,
+        precision=precision,
+        data=data,
+        max_ms=max_ms,
+        statistic=statistic,
+        retries=retries,
+        until_stable=until_stable,
+    )
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -175,7 +176,7 @@ def bench(
             until_stable=until_stable,
             details=not no_details,
             image=image,
-            end_to_end=end_to_end or image is not None,
+            end_to_end=end_to_end,
             trust=trust,
             progress=live.progress,
         )
@@ -203,22 +204,6 @@ def refuse_unused(runtime: str, options: Sequence[str]) -> None:
     if seen := [option for option in options if option in unused]:
         words = "them; leave them out" if len(seen) > 1 else "it; leave it out"
         raise TargetError(f"{', '.join(seen)}: the runtime {runtime} does not use {words}")
-
-
-def refuse_without_effect(options: Mapping[str, object], why: str) -> None:
-    """Refuse options that were given (are not None) beside others that leave them without an effect.
-
-    Args:
-        options: with their dashes.
-        why: what the message says of each.
-
-    Raises:
-        TargetError: there is one.
-    """
-    from edgeprune.errors import TargetError
-
-    if seen := [option for option, value in options.items() if value is not None]:
-        raise TargetError(f"{', '.join(seen)}: {why}; leave {'them' if len(seen) > 1 else 'it'} out")
 
 
 def _cpus(text: str, *, here: bool) -> tuple[int, ...]:

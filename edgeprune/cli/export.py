@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeprune.cli.bench import Live, RuntimeOption, refuse_without_effect
+from edgeprune.cli.bench import Live, RuntimeOption
 from edgeprune.cli.settings import option_of
 from edgeprune.cli.sizes import Device, Trust, seed_option, side_to_run, size_option
 from edgeprune.cli.streams import say
 from edgeprune.model_file import KINDS, require_model
-from edgeprune.options import OUT, output_file, output_graph, without_none
+from edgeprune.options import OUT, output_file, output_graph, refuse_without_effect, without_none
 from edgeprune.serial import json_text, to_json
 from edgeprune.settings import Calibration
 

@@ -118,7 +118,8 @@ def onnx_from_checkpoint(
         output: the ONNX file, written whole or not at all.
         imgsz: a side, or height and width, in pixels, multiples of the model's stride; what the checkpoint was trained
             at when None, 640 where it does not say (a classifier's is 224).
-        batch: images a run; with ``dynamic`` and NMS inside, the most that a run may have.
+        batch: images a run; with ``dynamic`` and NMS inside, the most that a run may have; of no effect with
+            ``dynamic`` alone.
         dynamic: leave batch, height and width free.
         opset: version of the operator set.
         head: ``auto`` takes the end-to-end head where the model has one, else the raw one; ``raw`` the one-to-many head

@@ -38,7 +38,7 @@ from edgeprune.measure.compiling import compile_once
 from edgeprune.measure.per_image import keep_per_image, save_per_image
 from edgeprune.measure.result import GRAPH_RUNTIME, Accuracy, ArtifactAccuracy, distinct_names
 from edgeprune.model_file import KINDS, require_model
-from edgeprune.options import output_file
+from edgeprune.options import output_file, refuse_without_effect
 from edgeprune.progress import Progress, Reporter, reporter_of, silent
 from edgeprune.pruning.heads import ships_end_to_end
 from edgeprune.quiet import process_state_kept, quiet
@@ -92,6 +92,7 @@ def accuracy(
         workers: processes that read images; 0 reads in this one.
         progress: called after every batch, or a :class:`~edgeprune.progress.Reporter`; nobody by default.
         head: for a checkpoint with two heads, ``auto`` and ``end-to-end`` take the one without NMS, ``raw`` the other.
+            Of an exported file it was chosen when that was made: ``auto``.
         metadata: names, stride, task, imgsz and head of an engine whose file does not hold them: its ONNX file's
             ``metadata_props``; those of the ONNX file of the same name beside it, or of its header, when None.
         device: torch device of a checkpoint, ``cpu`` or ``0``; a GPU where there is one when None.
@@ -104,7 +105,8 @@ def accuracy(
 
     Raises:
         DataError: the model or the dataset cannot be read, or their classes disagree.
-        TargetError: a size that the model cannot take, a number out of range, or a place that cannot be written.
+        TargetError: a size that the model cannot take, a number out of range, a place that cannot be written, or what
+            is of a checkpoint alone (a head, a torch device) for an exported file, and a runtime for a checkpoint.
         StageError: the validator failed.
     """
     Inference(batch=batch, threads=threads, workers=workers)
@@ -112,6 +114,12 @@ def accuracy(
     tell = reporter_of(progress).progress
     model = Path(model)
     require_model(model, *KINDS)
+    if model.suffix == ".pt":
+        refuse_without_effect({"runtime": runtime}, "is for an exported file, and PyTorch runs a checkpoint")
+    else:
+        chosen = None if head == "auto" else head
+        refuse_without_effect({"head": chosen}, f"of {model.name} it was chosen when it was exported")
+        refuse_without_effect({"device": device}, f"is of a checkpoint, and a runtime runs {model.name}")
     with subject_of(model, imgsz, batch, runtime, head, metadata, threads, trust) as subject:
         need = (split,)
         dataset = data if isinstance(data, Dataset) else Dataset.load(data, task=subject.task, need=need, trust=trust)

@@ -20,6 +20,7 @@ from edgeprune.measure.compiling import compile_once, int8_recipe
 from edgeprune.measure.names import names_apart
 from edgeprune.measure.other_work import let_cool
 from edgeprune.model_file import KINDS, require_model
+from edgeprune.options import named, refuse_without_effect
 from edgeprune.progress import Progress, Reporter, reporter_of, silent
 from edgeprune.reading import paths_of
 from edgeprune.runtimes.base import NO_LAYER_TIMES, BenchSettings, Runtime
@@ -48,7 +49,7 @@ from edgeprune.samples.statistics import (
 )
 from edgeprune.scratch import scratch
 from edgeprune.settings import LAUNCHES, STABLE_RETRIES, Measuring
-from edgeprune.target import Target
+from edgeprune.target import Target, load_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,7 +180,7 @@ def bench(
     retries: int | None = None,
     until_stable: bool = False,
     details: bool = True,
-    image: Path | None = None,
+    image: Path | str | None = None,
     end_to_end: bool = False,
     trust: bool = False,
     progress: Progress | Reporter | None = None,
@@ -204,7 +205,7 @@ def bench(
         until_stable: measure again, within ``retries``, also while a run was disturbed; four times at most where
             neither ``retries`` nor the target says how often.
         details: memory and layers as well.
-        image: frame for the end-to-end time; noise of 1280 x 720 when None.
+        image: frame for the end-to-end time, which it asks for; noise of 1280 x 720 when None.
         end_to_end: time pre-processing, model and post-processing apart as well (detectors only).
         trust: load checkpoints with foreign classes, and as in :meth:`~edgeprune.dataset.Dataset.load`; both execute
             code.
@@ -212,11 +213,14 @@ def bench(
 
     Raises:
         DataError: a model that cannot be read or timed.
-        TargetError: no model, no such target or runtime; a statistic, limit or precision that is none.
+        TargetError: no model, no such target or runtime; a statistic, limit or precision that is none; an argument that
+            would change nothing (:func:`refuse_unheard`).
         DeviceError: the device cannot be reached or is another board, or the runtime is missing.
     """
     from edgeprune.measure.graphs import graph_of, in_precision, nms_inside
 
+    target = load_target(target)
+    image = None if image is None else Path(image)
     tell = reporter_of(progress).progress
     paths = paths_of(models)
     if not paths:
@@ -229,6 +233,16 @@ def bench(
         Measuring(retries=retries)
     if statistic is not None:
         check_statistic(statistic)
+    refuse_unheard(
+        paths,
+        target,
+        precision=precision,
+        data=data,
+        max_ms=max_ms,
+        statistic=statistic,
+        retries=retries,
+        until_stable=until_stable,
+    )
     with (
         open_site(target, runtime=runtime) as site,
         tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as scratch,
@@ -262,11 +276,43 @@ def bench(
             until_stable=until_stable,
             details=details,
             image=image,
-            end_to_end=end_to_end,
+            end_to_end=end_to_end or image is not None,
             given=paths,
             timed=[timed_words(path, "" if precision == "fp32" else precision) for path in paths],
             progress=tell,
         )
+
+
+def refuse_unheard(
+    models: Sequence[Path],
+    target: Target,
+    *,
+    precision: str,
+    data: str | None,
+    max_ms: float | None,
+    statistic: str | None,
+    retries: int | None,
+    until_stable: bool,
+) -> None:
+    """Refuse what was said to :func:`bench` and would change nothing; its arguments.
+
+    Raises:
+        TargetError: ``data`` that calibrates nothing and that no graph is timed on, a ``statistic`` without a limit, or
+            ``retries`` of what is never measured again.
+    """
+    from edgeprune.measure.graphs import nms_inside
+
+    if data is not None and not precision.startswith("int8") and not any(nms_inside(one, target) for one in models):
+        why = (
+            f"calibrates int8, and {named('precision')} is {precision}; it is for graphs with NMS inside too, and here "
+            "is none"
+        )
+        refuse_without_effect({"data": data}, why)
+    if max_ms is None:
+        refuse_without_effect({"statistic": statistic}, f"is what {named('max_ms')} is on, and none is given")
+    if max_ms is None and not until_stable:
+        why = f"is for a limit, {named('max_ms')}, or {named('until_stable')}, and neither is given"
+        refuse_without_effect({"retries": retries}, why)
 
 
 def _images_for(

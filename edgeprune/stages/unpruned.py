@@ -79,9 +79,9 @@ def accuracy_as_exported(build: Build, model: Path, dataset: Dataset, imgsz: Siz
     from edgeprune.measure.accuracy import accuracy
 
     with TemporaryDirectory(prefix="edgeprune-unpruned-") as folder:
-        measured, by = model, "PyTorch"
+        measured, by, head = model, "PyTorch", build.target.exported_head
         if build.target.exported_head == "nms":
-            measured, by = Path(folder) / "model.onnx", GRAPH_RUNTIME
+            measured, by, head = Path(folder) / "model.onnx", GRAPH_RUNTIME, "auto"  # chosen by its export
             compiling.export_onnx(build.target.model_copy(update={"imgsz": imgsz}), model, measured)
         found = accuracy(
             measured,
@@ -89,7 +89,7 @@ def accuracy_as_exported(build: Build, model: Path, dataset: Dataset, imgsz: Siz
             imgsz=imgsz,
             split=dataset.judging_split(build.target.accuracy.split),
             batch=build.target.batch,
-            head=build.target.exported_head,
+            head=head,
             progress=build.reporter.progress,
         )
     return ArtifactAccuracy(found, by, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -241,6 +243,41 @@ def test_a_time_to_boxes_that_cannot_be_had_costs_no_verdict(model: Path) -> Non
     assert result.notes == ("no time from frame to boxes of small.onnx: orin: OpenCV is missing",)
 
 
+def test_a_frame_alone_asks_for_the_time_to_boxes_and_may_be_named_by_text(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path | None] = []
+
+    class Looking(Scripted):
+        def end_to_end(self, model, settings, *, image=None, runs=50):
+            asked.append(image)
+            raise DeviceError("seen")
+
+    site = Site(load_target("cpu"), Looking(10.0), LocalDevice(), Availability(True, ""), Silent())
+    monkeypatch.setattr(sys.modules[bench.__module__], "open_site", lambda *_, **__: nullcontext(site))
+    (tmp_path / "text.jpg").write_text("x")
+    with pytest.raises(DataError, match="OpenCV does not decode it"):
+        bench("cpu", model, image=str(tmp_path / "text.jpg"), details=False)
+    frame = tmp_path / "frame.png"
+    frame.write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    bench("cpu", model, image=str(frame), details=False)
+    assert asked == [frame]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": "data.yaml"}, "data: calibrates int8, and precision is fp32; it is for graphs with NMS inside too"),
+        ({"data": "data.yaml", "precision": "fp16"}, "data: calibrates int8, and precision is fp16"),
+        ({"statistic": "p99"}, "statistic: is what max_ms is on, and none is given; leave it out"),
+        ({"retries": 3}, "retries: is for a limit, max_ms, or until_stable, and neither is given; leave it out"),
+    ],
+)
+def test_what_would_change_nothing_is_refused_from_python_too(model: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(TargetError, match=f"^{re.escape(said)}"):
+        bench("cpu", model, **given)
+
+
 @pytest.mark.parametrize(
     ("shape", "task", "image", "said"),
     [
@@ -462,7 +499,7 @@ def test_int8_is_made_for_what_times_it(
     monkeypatch.setattr(sys.modules[quantize_onnx.__module__], "quantize_onnx", quantize)
     site = Site(load_target(target), used, LocalDevice(), Availability(True, ""), Silent())
     monkeypatch.setattr(sys.modules[bench.__module__], "open_site", lambda *_, **__: nullcontext(site))
-    bench(target, [model], runtime=runtime, precision="int8", data="data.yaml", details=False, retries=0)
+    bench(target, [model], runtime=runtime, precision="int8", data="data.yaml", details=False)
     assert asked == [recipe]
 
 
