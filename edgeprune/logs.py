@@ -9,6 +9,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TextIO
 
+from edgeprune.quiet import one_thread
+
 
 class _WhileEpochsRun(logging.Filter):
     """Lets the table of epochs onto the screen; the list of layers and a page of settings stay in the log."""
@@ -65,9 +67,12 @@ def capture_output(path: Path, *, show: bool) -> Generator[None, None, None]:
     Args:
         path: the log.
         show: print it on the screen too; of Ultralytics' log, warnings and what is logged while epochs run.
+
+    Raises:
+        StageError: another thread of this process is in such a block (:func:`~edgeprune.quiet.one_thread`).
     """
     logger = logging.getLogger("ultralytics")
-    with path.open("a", encoding="utf-8") as log:
+    with one_thread(), path.open("a", encoding="utf-8") as log:
         screens = logger.handlers[:]
         for handler in screens:
             handler.addFilter(_SCREEN)

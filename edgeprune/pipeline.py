@@ -18,6 +18,7 @@ from edgeprune.devices.local import LocalDevice
 from edgeprune.errors import DataError, EdgepruneError, StageError, TargetError
 from edgeprune.logs import capture_output
 from edgeprune.progress import Progress, Reporter, one_run
+from edgeprune.quiet import one_thread
 from edgeprune.records.build import BuildResult, MeasurementRow
 from edgeprune.records.show import read_build
 from edgeprune.runtimes.site import ON_DEVICE, open_site
@@ -74,6 +75,7 @@ STAGES: tuple[Stage[Any], ...] = (
 """In the order in which data flows; the bundle, written after the last, is not a stage that could be reused."""
 
 
+@one_thread()
 @one_run()
 def build(
     target: str | Path | Target,
@@ -109,7 +111,8 @@ def build(
         DataError: weights or dataset are unreadable, unsafe or contradict each other. Nothing was written.
         DeviceError: the device cannot be reached, is another board than the profile's, or lacks its runtime. What was
             finished stays.
-        StageError: a stage broke its promise; what was finished before it stays.
+        StageError: a stage broke its promise; what was finished before it stays. Or another thread of this process is
+            at work.
     """
     check_seed(seed)
     reporter = build_reporter_of(progress)

@@ -1,16 +1,58 @@
-"""Ultralytics without its running commentary and without what it changes in the process that calls it."""
+"""Ultralytics without its running commentary and without what it changes in the process that calls it, and what only
+one thread of a process may change at a time."""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edgeprune.errors import StageError
+
 DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED")
 """Variables that Ultralytics sets for a deterministic training."""
+_at_work = threading.RLock()
+_thread = ""  # the name of the one that holds it
+
+
+def _unlock() -> None:
+    """For a process that was forked: the thread that holds the lock is not in it."""
+    global _at_work
+    _at_work = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Around what gives the process another state for a while (output, temporary files, threads, random numbers, what
+    may be unpickled) and then the one from before: two that overlap would each restore the other's.
+
+    A second thread is refused, and does not wait: that might take hours without a word, or for ever where the first
+    one waits for it, and what both measured would be the other's disturbance. Within a thread, and in child processes,
+    nothing changes. It serves as a decorator too.
+
+    Raises:
+        StageError: another thread of this process is inside.
+    """
+    global _thread
+    lock = _at_work
+    if not lock.acquire(blocking=False):
+        raise StageError(
+            f"another thread ({_thread}) works in edgeprune, which changes what is the whole process's: output, "
+            "temporary files, threads, random numbers; wait for its end, or use a process for each: "
+            "concurrent.futures.ProcessPoolExecutor"
+        )
+    try:
+        _thread = threading.current_thread().name
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -34,7 +76,15 @@ def process_state_kept() -> Iterator[None]:
     Ultralytics sets torch's threads and the current GPU where it chooses a device, a data loader draws a seed, and a
     training ends with determinism off, whatever it was; a program that calls a function of edgeprune's sees none of it.
     It serves as a decorator too.
+
+    Raises:
+        StageError: as in :func:`one_thread`.
     """
+    with one_thread():
+        yield from _process_state_kept()
+
+
+def _process_state_kept() -> Iterator[None]:
     import numpy as np
     import torch
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from edgeprune.quiet import one_thread
 from edgeprune.workspace import user_cache
 
 LONGEST_PATH = 72  # bytes: multiprocessing and ssh put sockets below, whose paths have at most 104
@@ -36,11 +37,14 @@ def scratch() -> Iterator[None]:
 
     Where the cache cannot be written, or another user made the folder that takes its place, they go where the system
     has them. Inside of another such block nothing changes.
+
+    Raises:
+        StageError: another thread of this process is in such a block (:func:`~edgeprune.quiet.one_thread`).
     """
-    if _in_use:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
+    with one_thread(), contextlib.ExitStack() as stack:
+        if _in_use:
+            yield
+            return
         folder = _own_folder(stack)
         if folder is not None:
             stack.enter_context(_temporary_files_in(folder))

@@ -23,7 +23,7 @@ from zipfile import is_zipfile
 import torch
 
 from edgeprune.errors import NOT_OF_THE_INPUT, DamagedError, DataError, first_line
-from edgeprune.quiet import quiet
+from edgeprune.quiet import one_thread, quiet
 
 # where Ultralytics 8.0 had what it has today: the map of its own loader, which its restricted form does not go by
 MOVED_MODULES = {
@@ -176,18 +176,22 @@ def known_classes_only() -> Iterator[None]:
 
     Ultralytics reads its switch once, when it is first imported, perhaps before edgeprune was; and what the user loads
     afterwards is the user's affair. ``--trust`` concerns only the file that a user names.
+
+    Raises:
+        StageError: another thread of this process is in such a block (:func:`~edgeprune.quiet.one_thread`).
     """
     tasks: Any = import_module("ultralytics.nn.tasks")  # where it is read, though not exported
-    before, variable = tasks.SAFE_LOAD, os.environ.get(SWITCH)
-    tasks.SAFE_LOAD, os.environ[SWITCH] = True, "1"
-    try:
-        yield
-    finally:
-        tasks.SAFE_LOAD = before
-        if variable is None:
-            os.environ.pop(SWITCH, None)
-        else:
-            os.environ[SWITCH] = variable
+    with one_thread():  # a second one that ends first would switch it off for the other
+        before, variable = tasks.SAFE_LOAD, os.environ.get(SWITCH)
+        tasks.SAFE_LOAD, os.environ[SWITCH] = True, "1"
+        try:
+            yield
+        finally:
+            tasks.SAFE_LOAD = before
+            if variable is None:
+                os.environ.pop(SWITCH, None)
+            else:
+                os.environ[SWITCH] = variable
 
 
 class _TodaysNames(pickle.Unpickler):

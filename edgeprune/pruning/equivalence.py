@@ -15,6 +15,7 @@ from edgeprune.errors import NOT_OF_THE_INPUT, StageError, first_line
 from edgeprune.pruning.copies import copy_sharing_weights, output_tensors, set_raw_outputs
 from edgeprune.pruning.group import weight_axis
 from edgeprune.pruning.structure import Structure
+from edgeprune.quiet import one_thread
 
 LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong channels 1e-3 and more
 
@@ -22,12 +23,13 @@ LARGEST_ERROR = 1e-4  # float32 sums in another order give about 1e-6; wrong cha
 @contextmanager
 def single_thread() -> Iterator[None]:
     """Run small images on one thread: on a busy machine, waiting for a second one costs more than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():  # here of Python's: two that overlap would leave the process with one of torch's
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @torch.no_grad()
