@@ -71,7 +71,10 @@ class Told(Silent):
         self._told = progress
 
     def progress(self, text: str, *, done: int = 0, total: int = 0, latest_ms: Sequence[float] = ()) -> None:
-        self._told(text, done=done, total=total, latest_ms=latest_ms)
+        if latest_ms:
+            self._told(text, done=done, total=total, latest_ms=latest_ms)
+        else:  # where nothing is timed, a function does without it
+            self._told(text, done=done, total=total)
 
 
 def reporter_of(progress: Progress | Reporter | None) -> Reporter:
