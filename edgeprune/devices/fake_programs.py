@@ -58,8 +58,8 @@ def value_of(path):
 
 def cores_of(mode, modes):
     """What :data:`CORE` reads in a mode: there are less of them in the one of the fewest watts."""
-    watts = {name: int(re.search(r"\d+", name).group()) for name in modes if re.search(r"\d", name)}
-    return "0" if mode == min(watts, key=watts.get) else "1"
+    watts = [(int(re.findall(r"\d+", name)[0]), name) for name in modes if re.search(r"\d", name)]
+    return "0" if mode == min(watts, key=lambda pair: pair[0])[1] else "1"
 
 
 def nvpmodel(argv):
