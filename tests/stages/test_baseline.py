@@ -58,5 +58,6 @@ def test_accuracy_at_the_trained_size_is_through_the_head_that_is_exported(
 
     monkeypatch.setattr("edgeprune.measure.accuracy.accuracy", accuracy)
     by = accuracy_as_exported(build, model, build.dataset, 96).measured_on
-    assert asked == [(96, head, ((96, 96), "nms") if head == "nms" else None)]
+    # a graph has its head inside and is asked for none
+    assert asked == [(96, "auto", ((96, 96), "nms")) if head == "nms" else (96, head, None)]
     assert by == (GRAPH_RUNTIME if head == "nms" else "PyTorch")
