@@ -134,16 +134,15 @@ def bench(
     }
     refuse_unused(runtime or profile.runtime, [option for option, is_given in stated.items() if is_given])
     timed = [*([vs] if vs else []), *models]
-    refuse_unheard(
-        timed,
-        profile,
-        precision=precision,
-        data=data,
-        max_ms=max_ms,
-        statistic=statistic,
-        retries=retries,
-        until_stable=until_stable,
-    )
+    asked: dict[str, Any] = {
+        "precision": precision,
+        "data": data,
+        "max_ms": max_ms,
+        "statistic": statistic,
+        "retries": retries,
+        "until_stable": until_stable,
+    }
+    refuse_unheard(timed, profile, **asked)  # before a model is looked at
     given: dict[str, Any] = {
         "threads": threads,
         "batch": batch,
@@ -168,12 +167,7 @@ def bench(
             runtime=runtime,
             settings=settings,
             imgsz=imgsz,
-            precision=precision,
-            data=data,
-            max_ms=max_ms,
-            statistic=statistic,
-            retries=retries,
-            until_stable=until_stable,
+            **asked,
             details=not no_details,
             image=image,
             end_to_end=end_to_end,

@@ -110,7 +110,7 @@ def accuracy(
         StageError: the validator failed.
     """
     Inference(batch=batch, threads=threads, workers=workers)
-    output_file(per_image if per_image is None else Path(per_image))
+    kept = output_file(None if per_image is None else Path(per_image))
     tell = reporter_of(progress).progress
     model = Path(model)
     require_model(model, *KINDS)
@@ -140,8 +140,8 @@ def accuracy(
             raise
         except (RuntimeError, ValueError, TypeError, OSError, KeyError, IndexError, AssertionError) as error:
             raise StageError(f"validating {model} on {dataset.source} ({split}) failed: {first_line(error)}") from error
-        if per_image is not None:
-            save_per_image(details, Path(per_image))
+        if kept is not None:
+            save_per_image(details, kept)
         return result
 
 
