@@ -28,7 +28,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from edgeprune.artifact import naming, sha256_of, temporary_of
 from edgeprune.errors import NOT_OF_THE_INPUT, DataError, StageError, first_line
-from edgeprune.families import family_of
+from edgeprune.families import family_of, network_of
 from edgeprune.input_size import InputSize, Size, both_sides, input_size, plain
 from edgeprune.model_file import missing_model
 from edgeprune.model_metadata import count_of, is_plain, mapping_of, names_of, refused, size_of, stride_of
@@ -91,6 +91,14 @@ def training_of(model: object) -> Training:
         return Training()
     own = mapping_of(kept.get("edgeprune"), GIVEN, "edgeprune")
     return Training(_train_args(kept.get("train_args"), GIVEN), own)
+
+
+def size_for_given(model: nn.Module, *, command: Size | None = None, plan: Size | None = None) -> InputSize:
+    """As :meth:`Checkpoint.size_for`, of a model that was given in Python; see :func:`training_of`."""
+    network = network_of(model)
+    stride = int(max(getattr(network, "stride", [32])))
+    trained = training_of(model).imgsz(GIVEN)
+    return input_size(trained, stride, family_of(network).task, command=command, plan=plan)
 
 
 @dataclass

@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from edgeprune import serial
-from edgeprune.checkpoint import GIVEN, Checkpoint, Training, load, parameter_count, save, training_of
+from edgeprune.checkpoint import Checkpoint, Training, load, parameter_count, save, size_for_given, training_of
 from edgeprune.dataset import Dataset
 from edgeprune.errors import StageError, TargetError
-from edgeprune.families import family_of, network_of
-from edgeprune.input_size import InputSize, Size, input_size
+from edgeprune.families import network_of
+from edgeprune.input_size import InputSize, Size
 from edgeprune.options import named, output_file_with_folder, refuse_source, without_none
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch, calibration_batches
@@ -177,11 +177,7 @@ def prune(
     model: Any = checkpoint.model if checkpoint is not None else network_of(weights)
     training = Training() if checkpoint is not None else training_of(weights)
     sizes = {"command": imgsz, "plan": None if plan is None else plan.settings.imgsz}
-    if checkpoint is None:
-        stride, task = int(max(getattr(model, "stride", [32]))), family_of(model).task
-        size = input_size(training.imgsz(GIVEN), stride, task, **sizes)
-    else:
-        size = checkpoint.size_for(**sizes)
+    size = size_for_given(weights, **sizes) if checkpoint is None else checkpoint.size_for(**sizes)
     side = size.side
     if data is not None:
         if checkpoint is None:

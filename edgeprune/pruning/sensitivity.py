@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from edgeprune.checkpoint import GIVEN, training_of
+from edgeprune.checkpoint import size_for_given
 from edgeprune.errors import TargetError
-from edgeprune.families import family_of, network_of
-from edgeprune.input_size import Size, input_size
+from edgeprune.input_size import Size
 from edgeprune.options import named, plain_number
 from edgeprune.progress import Progress, Reporter, reporter_of
 from edgeprune.pruning.batches import Batch
@@ -87,7 +86,7 @@ def sensitivity(
         seen = ", ".join(map(str, ratios)) or "none"
         raise TargetError(f"{named('ratios')} lie between 0 and 1 (seen: {seen})")
     tell = reporter_of(progress).progress
-    pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz or _side_of(model))
+    pruner = model if isinstance(model, Pruner) else Pruner(model, imgsz or size_for_given(model).side)
     pruner.refuse_fixed()
     batches = list(batches)
     importance = resolve_importance(importance, batches)
@@ -129,12 +128,6 @@ def _least_shares(pruner: Pruner) -> Iterable[float]:
         narrower = [width for width in dimension.allowed if width < dimension.width]
         if dimension.fixed is None and narrower:
             yield (1 - max(narrower) / dimension.width) / 2
-
-
-def _side_of(model: nn.Module) -> Size:
-    network = network_of(model)
-    stride = int(max(getattr(network, "stride", [32])))
-    return input_size(training_of(model).imgsz(GIVEN), stride, family_of(network).task).side
 
 
 def _nearest(widths: Sequence[int], width: float) -> int:
