@@ -128,13 +128,18 @@ def test_the_unpruned_figure_is_measured_again_where_anything_that_it_depends_on
     assert figure(relabelled / digits.name) == pytest.approx(0.05)
 
 
+def of_task(task: str, folder: Path) -> tuple[Path, Path, TrainSettings]:
+    """A data set, weights for it, and how they are trained."""
+    data = datasets.dataset(folder / "data", task, counts={"train": 8, "val": 8})
+    weights = models.saved(models.model(task), folder / "w.pt")
+    return data, weights, TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, workers=0, quiet=True)
+
+
 @pytest.mark.parametrize(("task", "times"), [("detect", 1), ("classify", 2)])
 def test_a_figure_that_was_taken_on_other_class_folders_is_measured_again(
     task: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = datasets.dataset(tmp_path / "data", task, counts={"train": 8, "val": 8})
-    weights = models.saved(models.model(task), tmp_path / "w.pt")
-    settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, workers=0, quiet=True)
+    data, weights, settings = of_task(task, tmp_path)
     measured: list[int] = []
     monkeypatch.setattr(early_stop, "validation_accuracy", lambda *_, **__: measured.append(0) or 0.5)
     for as_written in ({}, early_stop.CLASS_FOLDERS):  # an older version's conditions, then this one's
@@ -214,9 +219,7 @@ class _Figures:
 def test_it_is_measured_in_the_batches_that_the_trainer_validates_in(
     task: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = datasets.dataset(tmp_path / "data", task, counts={"train": 8, "val": 8})
-    weights = models.saved(models.model(task), tmp_path / "w.pt")
-    settings = TrainSettings(epochs=1, batch=4, device="cpu", imgsz=64, workers=0, quiet=True)
+    data, weights, settings = of_task(task, tmp_path)
     loaders: list[int] = []
     run_training(
         tmp_path / "work",
