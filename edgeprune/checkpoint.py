@@ -93,7 +93,7 @@ def training_of(model: object) -> Training:
     return Training(_train_args(kept.get("train_args"), GIVEN), own)
 
 
-def size_for_given(model: nn.Module, *, command: Size | None = None, plan: Size | None = None) -> InputSize:
+def size_for_given(model: object, *, command: Size | None = None, plan: Size | None = None) -> InputSize:
     """As :meth:`Checkpoint.size_for`, of a model that was given in Python; see :func:`training_of`."""
     network = network_of(model)
     stride = int(max(getattr(network, "stride", [32])))
